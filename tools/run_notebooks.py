@@ -1,0 +1,120 @@
+"""Run notebooks and store their outputs: `python tools/run_notebooks.py [NOTEBOOK ...]` (all of them when none is named).
+
+Each notebook runs in a fresh process of one thread, in its own folder, two notebooks at a time. Running twice gives the same
+bytes. Cells marked `#| eval: false`, or with a flag from `tst_flags` in settings.ini such as `#| slow`, are not run and keep
+their stored outputs; `--slow` runs the flagged ones too. The outputs of widgets are not stored, except for their images.
+A failing cell ends its notebook, which is then left as it was, and makes the exit status 1.
+"""
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from project import ROOT, Cell, paths, settings
+
+ONE_THREAD = dict.fromkeys(['OMP_NUM_THREADS', 'MKL_NUM_THREADS', 'OPENBLAS_NUM_THREADS', 'NUMEXPR_NUM_THREADS'], '1')
+# processors differ in the last bits of a sum: settle on instructions that all of them have
+SAME_SUMS = dict(ATEN_CPU_CAPABILITY='avx2', ONEDNN_MAX_CPU_ISA='AVX2', MKL_CBWR='COMPATIBLE', OPENBLAS_CORETYPE='Haswell')
+ENV = {**ONE_THREAD, **SAME_SUMS, 'PYTHONHASHSEED': '0', 'PYTHONWARNINGS': 'ignore::DeprecationWarning',
+       'TQDM_DISABLE': '1', 'IN_TEST': '1', 'MPLBACKEND': 'module://matplotlib_inline.backend_inline', 'COLUMNS': '100'}
+WIDGET = 'application/vnd.jupyter.widget-view+json'
+SECONDS = 900
+
+
+def skipped(source: str, flags: set) -> bool:
+    "Is this cell left alone, with the outputs that it has?"
+    cell = Cell('code', source)
+    return (cell.directives.get('eval', '').lower() == 'false' or bool(flags & cell.directives.keys())
+            or 'nbdev_export(' in source)
+
+
+def without_widgets(outputs: list) -> list:
+    "Outputs as a page can show them: of a widget only the image, if it has one"
+    kept = []
+    for out in outputs:
+        data = out.get('data', {})
+        if WIDGET in data:
+            data = {k: v for k, v in data.items() if k.startswith('image/')}
+            if not data: continue
+            out = {**out, 'data': data}
+        kept.append(out)
+    return kept
+
+
+def execute(path: Path, flags: set):
+    "Run the notebook in this process and return it with fresh outputs, cleaned as `nbdev_clean` does"
+    from execnb.nbio import _dict2obj, read_nb
+    from execnb.shell import CaptureShell
+    from nbdev.clean import clean_nb
+
+    nb = read_nb(path)
+    os.chdir(path.parent)
+    shell = CaptureShell(path)
+    for i, cell in enumerate(nb.cells):
+        if cell.cell_type != 'code' or skipped(cell.source, flags): continue
+        cell.outputs = _dict2obj(without_widgets(shell.run(cell.source)))
+        if shell.exc:
+            print(f'{path.name}, cell {i}:\n\n{cell.source}\n', file=sys.stderr)
+            print(''.join(next(o['traceback'] for o in cell.outputs if o['output_type'] == 'error')), file=sys.stderr)
+            raise SystemExit(1)
+    clean_nb(nb, clean_ids=True)
+    return nb
+
+
+def worker(path: Path, dest: Path, flags: set):
+    "Run one notebook; what a fresh process does"
+    from execnb.nbio import nb2str
+    dest.write_text(nb2str(execute(path, flags)), encoding='utf-8')
+
+
+def fresh(path: Path, flags=frozenset(), seconds=SECONDS) -> tuple[str | None, str]:
+    "The notebook's text after running it in a new process, and what it printed to stderr; the text is None if it failed"
+    with tempfile.TemporaryDirectory() as tmp:
+        dest = Path(tmp)/path.name
+        command = [sys.executable, __file__, '--worker', str(dest), '--flags', ' '.join(sorted(flags)), str(path)]
+        env = {**os.environ, **ENV, 'PYTHONPATH': os.pathsep.join([str(home(path)), os.environ.get('PYTHONPATH', '')])}
+        try:
+            run = subprocess.run(command, env=env, capture_output=True, encoding='utf-8', timeout=seconds)
+        except subprocess.TimeoutExpired:
+            return None, f'{path.name} was stopped after {seconds} seconds'
+        return (dest.read_text(encoding='utf-8') if run.returncode == 0 else None), run.stderr
+
+
+def home(path: Path) -> Path:
+    "The folder of settings.ini above a notebook"
+    return next((o for o in path.parents if (o/'settings.ini').exists()), path.parent)
+
+
+def run_all(files: list[Path], flags=frozenset(), workers=2):
+    "Yield `(path, text, stderr)` for each notebook, in order"
+    with ThreadPoolExecutor(workers) as pool:
+        yield from zip(files, *zip(*pool.map(lambda p: fresh(p, flags), files))) if files else ()
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('notebooks', nargs='*', type=Path)
+    parser.add_argument('--slow', action='store_true', help='run the cells that are marked as slow too')
+    parser.add_argument('--flags', default=settings(ROOT).get('tst_flags', ''), help=argparse.SUPPRESS)
+    parser.add_argument('--worker', type=Path, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    flags = set() if args.slow else set(args.flags.split())
+    if args.worker: return worker(args.notebooks[0], args.worker, flags)
+
+    failed = False
+    for path, new, stderr in run_all([p.resolve() for p in args.notebooks] or paths(ROOT), flags):
+        name = path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
+        if new is None:
+            failed = True
+            print(f'FAILED     {name}\n{stderr}')
+        elif new != path.read_text(encoding='utf-8'):
+            path.write_text(new, encoding='utf-8')
+            print(f'updated    {name}')
+        else: print(f'unchanged  {name}')
+    sys.exit(failed)
+
+
+if __name__ == '__main__': main()
