@@ -34,7 +34,7 @@ class Endings:
     visits:np.ndarray # (S,): expected number of steps begun in each state, for an episode of the state's level
     lengths:np.ndarray # (horizon+1,): probability that an episode ends at step t, averaged over levels with `weights`
 
-# %% ../../nbs/env/06_chain.ipynb #f66b18e7
+# %% ../../nbs/env/06_chain.ipynb #fdf2a3e2
 def endings(table:StateTable, # S states, L levels
             moves, # float (S, 5): the policy's move probabilities in each state
             weights=None, # float (L,): weights of the levels in `lengths`; default equal
@@ -44,7 +44,8 @@ def endings(table:StateTable, # S states, L levels
     p,n = np.asarray(torch.as_tensor(moves).cpu(), np.float64), len(table)
     require(p.shape==(n,len(MOVES)), 'shape of moves', p.shape, (n,len(MOVES)))
     nxt,out,level = (np.asarray(a.cpu()) for a in (table.next, table.outcome, table.level))
-    w = np.full(len(table.levels), 1/len(table.levels)) if weights is None else np.asarray(weights, np.float64)/np.sum(weights)
+    w = np.ones(len(table.levels)) if weights is None else np.asarray(weights, np.float64)
+    w = w/w.sum()
     s,m = np.nonzero(out==0)
     flow = csr_matrix((p[s,m], (nxt[s,m],s)), shape=(n,n))
     leave = np.stack([np.where(out==k, p, 0).sum(1) for k in (1,2)])
