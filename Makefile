@@ -44,15 +44,15 @@ readme: $(DEV) ## write README.md from nbs/index.ipynb
 	$(BIN)/python tools/readme.py
 
 docs: $(DEV) ## build the site: with quarto into _docs, without it a preview into _site
-	@if command -v quarto >/dev/null; then $(BIN)/python tools/website/proc.py && \
+	@if command -v quarto >/dev/null; then $(BIN)/python tools/proc.py && \
 	  cd _proc && quarto render --no-cache && rm -rf ../_docs && mv _docs ../_docs; \
 	else $(MAKE) --no-print-directory docs-preview; fi
 
 .PHONY: docs-preview
 docs-preview: $(DEV)
-	$(BIN)/python tools/website/proc.py
-	$(BIN)/python tools/website/preview.py _proc _site
-	$(BIN)/python tools/website/linkcheck.py _site
+	$(BIN)/python tools/proc.py
+	$(BIN)/python tools/preview.py _proc _site
+	$(BIN)/python tools/linkcheck.py _site
 
 clean: ## remove what builds and checks leave behind (not .venv, runs or results)
 	rm -rf _proc _docs _site build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -17,7 +17,8 @@ from project import ROOT, Cell, paths, settings
 
 ONE_THREAD = dict.fromkeys(['OMP_NUM_THREADS', 'MKL_NUM_THREADS', 'OPENBLAS_NUM_THREADS', 'NUMEXPR_NUM_THREADS'], '1')
 # processors differ in the last bits of a sum: settle on instructions that all of them have
-SAME_SUMS = dict(ATEN_CPU_CAPABILITY='avx2', ONEDNN_MAX_CPU_ISA='AVX2', MKL_CBWR='COMPATIBLE', OPENBLAS_CORETYPE='Haswell')
+SAME_SUMS = dict(ATEN_CPU_CAPABILITY='avx2', ONEDNN_MAX_CPU_ISA='AVX2', MKL_CBWR='AVX2', OPENBLAS_CORETYPE='Haswell',
+                 NPY_DISABLE_CPU_FEATURES='AVX512F AVX512CD AVX512_SKX AVX512_CLX AVX512_CNL AVX512_ICL')
 ENV = {**ONE_THREAD, **SAME_SUMS, 'PYTHONHASHSEED': '0', 'PYTHONWARNINGS': 'ignore::DeprecationWarning',
        'TQDM_DISABLE': '1', 'IN_TEST': '1', 'MPLBACKEND': 'module://matplotlib_inline.backend_inline', 'COLUMNS': '100'}
 WIDGET = 'application/vnd.jupyter.widget-view+json'
