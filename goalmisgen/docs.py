@@ -21,7 +21,7 @@ def exported_twin(cls: type) -> type:
         if f'{module}.{cls.__qualname__}' in names: return getattr(import_module(module), cls.__qualname__)
     return cls
 
-# %% ../nbs/95_docs.ipynb #a6091120
+# %% ../nbs/95_docs.ipynb #d4c3596e
 class Signature(DocmentText):
     "The signature of a function or class, without comments"
     @property
@@ -31,7 +31,9 @@ class Signature(DocmentText):
 
     def __str__(self):
         text = re.sub(r' #.*$', '', super().__str__())
-        return re.sub(r'->None:$', ':', re.sub('^def ', 'class ', text)) if isinstance(self.obj, type) else text
+        if isinstance(self.obj, type): text = re.sub(r'->None:$', ':', re.sub('^def ', 'class ', text))
+        one_line = re.sub(r'\n +', ' ', text).replace('( ', '(').replace('\n)', ')')
+        return one_line if len(one_line)<=self.maxline else text
 
     __repr__ = __str__
 

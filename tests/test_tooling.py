@@ -161,6 +161,13 @@ def test_order_needs_number(root):
     assert_complains(check.order(root), 'has no number')
 
 
+def test_imports(root):
+    add(root, code('import os\nfrom math import pi'), code('#| export\nimport re\nx = 1'), code('import nbdev; nbdev.nbdev_export()'))
+    assert check.imports(root) == []
+    add(root, code('with open("x") as f:\n    import json\n    json.load(f)'))
+    assert_complains(check.imports(root), '03_three.ipynb, cell 1: give its imports')
+
+
 def test_sizes(root):
     assert check.sizes(root) == []
     add(root, code('#| export\n' + 'x = 1\n'*51), *[md('text')]*150)

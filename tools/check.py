@@ -168,6 +168,21 @@ def order(root: Path) -> list[str]:
     return bad
 
 
+def mixed(cell) -> bool:
+    "Does a cell that is not exported import something and do something else too?"
+    try: nodes = list(ast.walk(cell.parse()))
+    except SyntaxError: return False
+    imports = [o for o in nodes if isinstance(o, (ast.Import, ast.ImportFrom))]
+    return bool(imports) and len(imports) < sum(isinstance(o, ast.stmt) for o in nodes)
+
+
+def imports(root: Path) -> list[str]:
+    "Cells that import do nothing else: building the site runs them, without the cells before"
+    return [f'{nb.path.relative_to(root)}, cell {i}: give its imports a cell of their own' for nb in notebooks(root)
+            for i, cell in enumerate(nb.cells) if cell.kind == 'code' and not cell.exported
+            and 'nbdev_export(' not in cell.source and cell.directives.get('eval') != 'false' and mixed(cell)]
+
+
 def length(cell) -> int:
     return len(cell.body.rstrip().splitlines())
 
@@ -255,7 +270,7 @@ def docstrings(root: Path) -> list[str]:
             for name in undocumented(ast.parse(code))]
 
 
-CHECKS = [titles, order, sizes, stored, docstrings, export, clean, readme, site_files, outputs]
+CHECKS = [titles, order, imports, sizes, stored, docstrings, export, clean, readme, site_files, outputs]
 
 
 def main():

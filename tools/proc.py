@@ -1,6 +1,7 @@
 "Process the notebooks for the site into _proc and write what Quarto reads; needs no quarto: `python tools/proc.py`"
 import os
 import re
+import sys
 import warnings
 from pathlib import Path
 
@@ -22,7 +23,10 @@ def main():
     os.chdir(ROOT)
     refresh_quarto_yml()
     sidebar.write(ROOT)
-    without_private_links(proc_nbs(force=True, n_workers=2))
+    try: without_private_links(proc_nbs(force=True, n_workers=2))
+    except Exception as e: # of the chain of tracebacks say where it stopped, and why
+        why = str(e.__cause__).split('\n\nThe above exception')[0].strip().splitlines()[-1]
+        sys.exit(f'{e}\n\n{why}')
 
 
 if __name__ == '__main__': # notebooks are processed in new processes, which import this file
