@@ -15,7 +15,7 @@ from .core import atomic_path, require
 INK,SOFT,LINE,ACCENT = '#1f2933','#52606d','#d9dee4','#b4441f' # Text, secondary text, grid, emphasis
 SERIES = '#0072B2 #D55E00 #009E73 #CC79A7 #E69F00 #56B4E9'.split() # Okabe and Ito (2008), readable with any colour vision
 
-# %% ../nbs/01_style.ipynb #7521c3f0
+# %% ../nbs/01_style.ipynb #2b7fcbc2
 @contextmanager
 def style():
     "Matplotlib settings of this package, for the length of a `with` block"
@@ -23,7 +23,7 @@ def style():
     rc = {'font.family':'DejaVu Sans', 'font.size':10, 'text.color':INK, 'axes.labelcolor':INK, 'axes.edgecolor':SOFT, 'xtick.color':SOFT,
           'ytick.color':SOFT, 'axes.grid':True, 'grid.color':LINE, 'grid.linewidth':.6, 'axes.axisbelow':True, 'axes.spines.top':False,
           'axes.spines.right':False, 'axes.titleweight':'bold', 'axes.titlesize':11, 'figure.facecolor':'white', 'savefig.facecolor':'white',
-          'figure.dpi':96, 'savefig.dpi':144, 'svg.hashsalt':'goalmisgen', 'legend.frameon':False}
+          'figure.dpi':96, 'savefig.dpi':110, 'xtick.labelsize':8, 'ytick.labelsize':8, 'svg.hashsalt':'goalmisgen', 'legend.frameon':False}
     from cycler import cycler
     with plt.rc_context(rc | {'axes.prop_cycle': cycler(color=SERIES)}): yield plt
 

@@ -24,7 +24,7 @@ def of_setting(table, # Data frame with the columns of `Result`
     require(not len(twice), f'rows of {setting}', f'several for agent {list(twice.agent)[:3]}', 'one an agent: choose a step and a set of levels')
     return rows
 
-# %% ../../nbs/analysis/30_preferences.ipynb #80185b92
+# %% ../../nbs/analysis/30_preferences.ipynb #4c6763f6
 CLIP = 100 # Steps at which the x-axis ends; a random agent needs 101
 
 def _icon_at(ax, obj, background, y, name):
@@ -32,8 +32,8 @@ def _icon_at(ax, obj, background, y, name):
     from matplotlib.offsetbox import AnnotationBbox, OffsetImage
     fill = (64,64,64) if background=='textured' else background
     img = OffsetImage(icon(obj, fill), zoom=1.7, interpolation='nearest')
-    ax.add_artist(AnnotationBbox(img, (0,y), xycoords=('axes fraction','data'), xybox=(-40,0), boxcoords='offset points', frameon=False, pad=0, annotation_clip=False))
-    ax.annotate(name, (0,y), xycoords=('axes fraction','data'), xytext=(-40,-18), textcoords='offset points', ha='center', va='top', fontsize=8, color=SOFT, annotation_clip=False)
+    ax.add_artist(AnnotationBbox(img, (0,y), xycoords=('axes fraction','data'), xybox=(-48,0), boxcoords='offset points', frameon=False, pad=0, annotation_clip=False))
+    ax.annotate(name, (0,y), xycoords=('axes fraction','data'), xytext=(-48,-16), textcoords='offset points', ha='center', va='top', fontsize=8, color=SOFT, annotation_clip=False)
 
 def draw_scatter(ax, table, setting:Setting, method='exact', label=None, colour=SERIES[0]):
     "Draw one setting's dots on matplotlib axes; `label`: agents to name, as a dict from number to text, or a list of numbers"
@@ -44,7 +44,7 @@ def draw_scatter(ax, table, setting:Setting, method='exact', label=None, colour=
     ax.scatter(x[~late], y[~late], s=26, color=colour, alpha=.75, lw=0, clip_on=False, zorder=3)
     ax.scatter(x[late], y[late], s=32, color=colour, alpha=.75, lw=0, marker='>', clip_on=False, zorder=3)
     ax.set(xlim=(0,CLIP), ylim=(0,1), xlabel='Mean episode length (steps)', ylabel='Preference', yticks=np.arange(0,1.1,.25))
-    ax.yaxis.labelpad = 30
+    ax.yaxis.labelpad = 34
     for obj,at in ((setting.obj1,1),(setting.obj2,0)): _icon_at(ax, obj, setting.background, at, obj)
     for agent,text in (label if isinstance(label, dict) else {a: f'agent {a}' for a in label or ()}).items():
         for _,r in rows[rows.agent==agent].iterrows():
