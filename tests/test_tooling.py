@@ -93,7 +93,8 @@ def test_outputs(root):
     add(root, code('print(6*7)', printed('41\n')), code("open('left.txt', 'w').close()"))
     add(root, code('x = 1'), code('y = x/0  # the culprit'), name='nbs/04_four.ipynb')
     found = check.outputs(root)
-    assert_complains(found, '03_three.ipynb, cell 1', 'nbs/env/left.txt: written by a notebook', 'ZeroDivisionError', '04_four.ipynb, cell 2', '# the culprit')
+    assert_complains(found, '03_three.ipynb, cell 1', '-41', '+42', 'nbs/env/left.txt: written by a notebook')
+    assert_complains(found, '04_four.ipynb, cell 2', '# the culprit', 'ZeroDivisionError')
     assert (root/'nbs/env/01_one.ipynb').read_bytes() == before and not any('01_one' in o for o in found)
 
 

@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from contextlib import contextmanager
+from difflib import unified_diff
 from pathlib import Path
 from statistics import median
 
@@ -91,14 +92,24 @@ def same_output(a: dict, b: dict) -> bool:
     return all(x[k] == y[k] or k in ('image/png', 'image/jpeg') and same_picture(x[k], y[k]) for k in x)
 
 
+def readable(outputs: list) -> list[str]:
+    "Outputs as lines of text, images by their size only"
+    lines = []
+    for out in outputs:
+        for kind, data in out.get('data', dict(text=out.get('text', ''))).items():
+            data = text(data) if isinstance(data, (str, list)) else json.dumps(data)
+            lines += [f'{kind}, {len(data)} bytes'] if kind.startswith('image/') else [o[:140] for o in data.splitlines()]
+    return lines
+
+
 def differences(path: Path, old: str, new: str) -> list[str]:
     "The code cells of a notebook whose outputs are not the same in two versions of its text"
     bad = []
     for i, (a, b) in enumerate(zip(json.loads(old)['cells'], json.loads(new)['cells'])):
         a, b = a.get('outputs', []), b.get('outputs', [])
-        if len(a) != len(b) or not all(map(same_output, a, b)):
-            short = [json.dumps(o)[:300] for o in (a, b)]
-            bad.append(f'{path}, cell {i}: running it gives another output; run `make notebooks`\n    stored {short[0]}\n    now    {short[1]}')
+        if len(a) == len(b) and all(map(same_output, a, b)): continue
+        changed = [o for o in unified_diff(readable(a), readable(b), 'stored', 'now', n=0, lineterm='') if not o.startswith('@@')]
+        bad.append('\n         '.join([f'{path}, cell {i}: running it gives another output; run `make notebooks`', *changed[:12]]))
     return bad
 
 

@@ -20,7 +20,7 @@ ONE_THREAD = dict.fromkeys(['OMP_NUM_THREADS', 'MKL_NUM_THREADS', 'OPENBLAS_NUM_
 SAME_SUMS = dict(ATEN_CPU_CAPABILITY='avx2', ONEDNN_MAX_CPU_ISA='AVX2', MKL_CBWR='AVX2', OPENBLAS_CORETYPE='Haswell',
                  NPY_DISABLE_CPU_FEATURES='AVX512F AVX512CD AVX512_SKX AVX512_CLX AVX512_CNL AVX512_ICL')
 ENV = {**ONE_THREAD, **SAME_SUMS, 'PYTHONHASHSEED': '0', 'PYTHONWARNINGS': 'ignore::DeprecationWarning',
-       'TQDM_DISABLE': '1', 'IN_TEST': '1', 'MPLBACKEND': 'module://matplotlib_inline.backend_inline', 'COLUMNS': '100'}
+       'TQDM_DISABLE': '1', 'IN_TEST': '1', 'MPLBACKEND': 'module://matplotlib_inline.backend_inline', 'COLUMNS': '80'}
 WIDGET = 'application/vnd.jupyter.widget-view+json'
 SECONDS = 900
 
