@@ -118,7 +118,7 @@ def test_readme(root):
     for name, data in readme.render(root).items(): (root/name).write_bytes(data)
     assert check.readme(root) == []
     text = (root/'README.md').read_text()
-    assert '# Title' in text and '/env/one.html)' in text
+    assert '# Title' in text and '](nbs/env/01_one.ipynb)' in text
     write(root/'nbs/index.ipynb', md(OPENING), md('![a mouse](images/mouse.png)'))
     for name, data in readme.render(root).items(): (root/name).write_bytes(data)
     assert_complains(check.readme(root), 'no file nbs/images/mouse.png')

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pypandoc
 from pandoc_markdown import markdown
-from project import ROOT, settings
+from project import ROOT
 
 HIDDEN = re.compile(r'^#\|\s*(hide|export|exporti|default_exp)\b', re.M)
 
@@ -14,22 +14,10 @@ def relative(target: str) -> bool:
     return not re.match(r'[a-z]+:|#|/', target)
 
 
-def site_links(body: str, root: Path) -> str:
-    "Links to notebooks become links to their pages; other relative addresses are taken from the project's folder"
-    site = settings(root)
-    home = (site.get('doc_host', '') + site.get('doc_baseurl', '')) % site
-
-    def fix(match):
-        target = match[2]
-        if not relative(target): return match[0]
-        page, _, anchor = target.partition('#')
-        if not page.endswith('.ipynb'): return f'{match[1]}nbs/{target}'
-        folder, _, name = page.rpartition('/')
-        name = re.sub(r'^\d+_', '', name).replace('.ipynb', '.html')
-        return f"{match[1]}{home}/{folder + '/' if folder else ''}{name}{'#' + anchor if anchor else ''}"
-
-    body = re.sub(r'(\]\()([^)\s]+)', fix, body)
-    return re.sub(r'(<img [^>]*src=")([^"]+)', fix, body)
+def from_root(body: str) -> str:
+    "Relative addresses, which the notebook means from its own folder, as seen from the project's"
+    def fix(match): return f'{match[1]}nbs/{match[2]}' if relative(match[2]) else match[0]
+    return re.sub(r'(<img [^>]*src=")([^"]+)', fix, re.sub(r'(\]\()([^)\s]+)', fix, body))
 
 
 def render(root: Path) -> dict[str, bytes]:
@@ -47,7 +35,7 @@ def render(root: Path) -> dict[str, bytes]:
     args = ['--wrap=none', f"--lua-filter={ROOT/'tools/website/readme.lua'}"]
     body = pypandoc.convert_text(body, 'gfm', format='markdown', extra_args=args)
     note = '<!-- Written from nbs/index.ipynb by `make readme`: edit the notebook, not this file. -->\n\n'
-    return {'README.md': (note + site_links(body, root)).encode(), **files}
+    return {'README.md': (note + from_root(body)).encode(), **files}
 
 
 def links(root: Path) -> list[str]:
