@@ -5,17 +5,17 @@
 # %% auto #0
 __all__ = ['read_state', 'write_state', 'check_state', 'put_level', 'read_levels', 'Engine', 'EngineMaze']
 
-# %% ../../nbs/env/07_procgen.ipynb #a0a92a3f
+# %% ../../nbs/env/07_procgen.ipynb #e6bcd2d3
 import io, json, os, re, shutil, struct, subprocess, sys, tempfile, weakref
 import numpy as np
 from functools import lru_cache
 from pathlib import Path
 from fastcore.basics import patch
 from ..core import require
-from .levels import Levels, check_seeds, make_levels
+from .levels import Levels, make_levels
 from .objects import GoalObject, sprite
 
-# %% ../../nbs/env/07_procgen.ipynb #9c4db03a
+# %% ../../nbs/env/07_procgen.ipynb #4f6f192a
 _COMMON = '''
 version game:s paint_vel_info use_generated_assets use_monochrome_assets restrict_themes use_backgrounds center_agent debug_mode
 distribution_mode use_sequential_levels use_easy_jump plain_assets physics_mode grid_step level_seed_low level_seed_high game_type game_n
@@ -25,15 +25,17 @@ use_procgen_background background_index bg_tile_ratio:f bg_pct_x:f char_dim:f la
 maxspeed:f max_jump:f action_vx:f action_vy:f action_vrot:f center_x:f center_y:f random_agent_start has_useful_vel_info step_rand_int
 asset_rng_seeded asset_rng:s main_width main_height out_of_bounds_object unit:f view_dim:f x_off:f y_off:f visibility:f min_visibility:f grid:g'''
 _FIELDS = [(*f.split(':'), 'i')[:2] for f in _COMMON.split()]
-_MAZE_FIELDS = ('maze_dim', 'world_dim') # What the game `maze` adds at the end
+_MAZE,_OTHER = [('maze_dim','i'), ('world_dim','i')], [('rest','r')] # What the game `maze` adds at the end; what others do, unread
+_END = struct.pack('<I', 0xCAFECAFE)
+_MAX_BYTES = 2**20 # The engine's own limit
+
+# %% ../../nbs/env/07_procgen.ipynb #82fb9566
 _ENTITY = np.dtype([(*f.split(':'), '<i4')[:2] for f in '''
 x:<f4 y:<f4 vx:<f4 vy:<f4 rx:<f4 ry:<f4 type image_type image_theme render_z will_erase collides_with_entities collision_margin:<f4
 rotation:<f4 vrot:<f4 is_reflected fire_time spawn_time life_time expire_time use_abs_coords friction:<f4 smart_step avoids_collisions
 auto_erase alpha:<f4 health:<f4 theta:<f4 grow_rate:<f4 alpha_decay:<f4 climber_spawn_x:<f4'''.split()])
-_END = struct.pack('<I', 0xCAFECAFE)
-_MAX_BYTES = 2**20 # The engine's own limit
 
-# %% ../../nbs/env/07_procgen.ipynb #f382066e
+# %% ../../nbs/env/07_procgen.ipynb #46b000ba
 class _Reader:
     "Takes values off the front of `data`"
     def __init__(self, data): self.data,self.at,self.name = data, 0, 'version'
@@ -47,6 +49,7 @@ class _Reader:
     def i(self): return struct.unpack('<i', self.take(4))[0]
     def f(self): return np.frombuffer(self.take(4), '<f4')[0]
     def s(self): return self.take(self.i()).decode('latin-1')
+    def r(self): return self.take(max(len(self.data)-self.at-4, 0))
     def e(self): return np.frombuffer(self.take(_ENTITY.itemsize*self.i()), _ENTITY).copy()
 
     def g(self):
@@ -54,76 +57,95 @@ class _Reader:
         require(width>0 and height>0 and n==width*height, 'grid in the state bytes', f'{n} cells for {width} by {height}', 'width times height cells')
         return np.frombuffer(self.take(4*n), '<i4').reshape(height, width).copy()
 
-# %% ../../nbs/env/07_procgen.ipynb #c71088a9
+# %% ../../nbs/env/07_procgen.ipynb #e0beb3d6
 def read_state(data:bytes) -> dict: # What the engine calls a state
     "The fields of a state by name; `grid` is int32 (height, width), row 0 at the bottom. `ValueError` on bytes that are no whole state"
-    require(isinstance(data, bytes) and len(data)<=_MAX_BYTES, 'state', type(data).__name__, f'bytes, at most {_MAX_BYTES}')
+    require(isinstance(data, bytes), 'state', type(data).__name__, 'bytes')
+    require(len(data)<=_MAX_BYTES, 'length of the state', len(data), f'at most {_MAX_BYTES} bytes')
     r,fields = _Reader(data), {}
     for r.name,kind in _FIELDS: fields[r.name] = getattr(r, kind)()
-    if fields['game']=='maze':
-        for r.name in _MAZE_FIELDS: fields[r.name] = r.i()
-    else: fields['rest'] = r.take(max(len(data)-r.at-4, 0))
+    for r.name,kind in (_MAZE if fields['game']=='maze' else _OTHER): fields[r.name] = getattr(r, kind)()
     r.name = 'the end'
     end = r.take(4)
     require(end==_END and r.at==len(data), 'end of the state bytes', f'{end.hex()} at byte {r.at-4} of {len(data)}', f'{_END.hex()}, and nothing after it')
     return fields
 
-# %% ../../nbs/env/07_procgen.ipynb #4f389c05
-def _int(name, v):
-    require(isinstance(v, (int,np.integer)) and -2**31<=v<2**31, name, v, 'an integer of 32 bits')
-    return struct.pack('<i', v)
+# %% ../../nbs/env/07_procgen.ipynb #8309bd80
+_KINDS = dict( # How each kind of field is written, and what it may be
+    i=(lambda v: struct.pack('<i', v), 'an integer of 32 bits'),
+    f=(lambda v: np.float32(v).tobytes(), 'a number'),
+    s=(lambda v: struct.pack('<i', len(v)) + v.encode('latin-1'), 'a text'),
+    r=(bytes, 'bytes'),
+    e=(lambda v: struct.pack('<i', len(v)) + v.astype(_ENTITY, casting='no').tobytes(), 'an array of entities'),
+    g=(lambda v: struct.pack('<3i', *v.shape[::-1], v.size) + v.astype('<i4', casting='same_kind').tobytes(), 'an integer array (height, width)'))
 
 def _packed(name, kind, v):
     "One field as bytes"
-    if kind=='i': return _int(name, v)
-    if kind=='f': return np.float32(v).tobytes()
-    if kind=='s': return _int(name, len(v)) + v.encode('latin-1')
-    if kind=='e': return _int(name, len(v)) + np.asarray(v, _ENTITY).tobytes()
-    return struct.pack('<3i', v.shape[1], v.shape[0], v.size) + np.ascontiguousarray(v, '<i4').tobytes()
+    write,what = _KINDS[kind]
+    try: return write(v)
+    except (struct.error, TypeError, ValueError, AttributeError): raise ValueError(f'{name}: got {v!r}; allowed: {what}') from None
 
+# %% ../../nbs/env/07_procgen.ipynb #2ae6c0af
 def write_state(fields:dict) -> bytes: # As `read_state` gives them
-    "The inverse of `read_state`. `ValueError` on a missing or unknown field, or an integer out of 32 bits"
-    tail = [(n,'i') for n in _MAZE_FIELDS] if fields.get('game')=='maze' else []
-    names = {n for n,_ in _FIELDS+tail} | ({'rest'} if not tail else set())
-    require(set(fields)==names, 'fields of the state', sorted(set(fields)^names), 'those of `read_state`')
-    return b''.join(_packed(n, k, fields[n]) for n,k in _FIELDS+tail) + fields.get('rest', b'') + _END
+    "The inverse of `read_state`. `ValueError` on a missing or unknown field, or on a value that cannot be written"
+    layout = _FIELDS + (_MAZE if fields.get('game')=='maze' else _OTHER)
+    odd = sorted(set(fields) ^ {name for name,_ in layout})
+    require(not odd, 'fields missing or not known', odd, 'those of `read_state`')
+    return b''.join(_packed(name, kind, fields[name]) for name,kind in layout) + _END
 
-# %% ../../nbs/env/07_procgen.ipynb #c4fc33e6
+# %% ../../nbs/env/07_procgen.ipynb #2619532e
 _CODES = np.array([100, 51, 2, 54], np.int32) # The engine's codes of our space, wall, first and second object
-_FLAG = (0,1)
-_ALLOWED = dict(version=(0,), game=('maze',), use_generated_assets=(0,), use_monochrome_assets=(0,), use_backgrounds=_FLAG, center_agent=_FLAG,
-    paint_vel_info=_FLAG, restrict_themes=_FLAG, use_sequential_levels=_FLAG, distribution_mode=(0,1,10), grid_step=(1,), is_waiting_for_step=(0,),
-    background_index=range(9), use_procgen_background=(0,), default_action=range(15), out_of_bounds_object=(51,), bg_tile_ratio=(0,), random_agent_start=_FLAG)
-_MOUSE = dict(rx=(.5,), ry=(.5,), type=(0,), image_type=(0,), image_theme=(0,), will_erase=(0,), use_abs_coords=_FLAG, is_reflected=_FLAG, smart_step=_FLAG)
+_only = lambda names, *values: dict.fromkeys(names.split(), values)
+_ALLOWED = { # Values that the engine takes
+    **_only('game', 'maze'), **_only('version use_generated_assets use_monochrome_assets is_waiting_for_step use_procgen_background bg_tile_ratio', 0),
+    **_only('grid_step level_rng_seeded rng_seeded', 1), **_only('out_of_bounds_object', 51),
+    **_only('distribution_mode', 0, 1, 10), **_only('background_index', *range(9)), **_only('default_action', *range(15)),
+    **_only('use_backgrounds center_agent paint_vel_info restrict_themes use_sequential_levels random_agent_start asset_rng_seeded', 0, 1)}
+_MOUSE = { # The same for its one entity
+    **_only('type image_type image_theme will_erase collides_with_entities collision_margin rotation vrot use_abs_coords avoids_collisions', 0),
+    **_only('render_z friction smart_step grow_rate alpha_decay', 1), **_only('rx ry', .5), **_only('expire_time', -1), **_only('is_reflected alpha', 0, 1)}
 
+# %% ../../nbs/env/07_procgen.ipynb #8db92964
 @lru_cache(maxsize=4096)
 def _is_rng(text):
     "Is this the text of a mersenne twister?"
     return bool(re.fullmatch(r'\d{1,10}( \d{1,10}){623,624}', text)) and max(map(int, text.split()))<2**32
 
-# %% ../../nbs/env/07_procgen.ipynb #6a82e35f
+# %% ../../nbs/env/07_procgen.ipynb #a9758fc1
 def check_state(fields:dict) -> dict: # As `read_state` gives them
     "Return `fields` if the engine can take them as a state of `maze`; `ValueError` names what it could not survive, and what is allowed"
-    for names,of,where in ((_ALLOWED, fields, ''), (_MOUSE, _mouse(fields), 'mouse ')):
-        for name,allowed in names.items(): require(of[name] in allowed, where+name, of[name], ', '.join(map(str, allowed)))
+    _check_values(fields, _ALLOWED, '')
+    _check_values(_mouse(fields), _MOUSE, 'mouse ')
     for name in ('level_rng','rng','asset_rng'): require(_is_rng(fields[name]), name, fields[name][:20], 'the 624 or 625 numbers of a mersenne twister')
-    require(fields['level_seed_low']<fields['level_seed_high'], 'level_seed_low', fields['level_seed_low'], 'less than level_seed_high')
-    h,w = fields['grid'].shape
-    require(w==h and 3<=w<=31, 'size of the grid', (w,h), 'a square of 3 to 31 cells')
-    for name,v in dict(main_width=w, main_height=h, grid_size=w*h).items(): require(fields[name]==v, name, fields[name], f'{v}, as the grid has it')
-    for name in _MAZE_FIELDS: require(3<=fields[name]<=31, name, fields[name], 'an integer from 3 to 31')
-    bad = np.setdiff1d(fields['grid'], _CODES)
-    require(not len(bad), 'grid code', bad.tolist(), '100 space, 51 wall, 2 first object, 54 second object')
-    xy = [float(_mouse(fields)[k]) for k in 'xy']
-    require(all(v-.5 in range(w) for v in xy), 'mouse position', xy, f'the middle of a cell, 0.5 to {w-.5}')
+    seeds = fields['level_seed_low'], fields['level_seed_high']
+    require(0<=seeds[0]<seeds[1], 'level_seed_low, level_seed_high', seeds, 'a range from 0 up')
+    for name,lo in dict(visibility=1, min_visibility=0, maze_dim=3, world_dim=3).items():
+        require(lo<=fields[name]<=31, name, fields[name], f'a number from {lo} to 31')
+    _check_grid(fields)
     return fields
 
+# %% ../../nbs/env/07_procgen.ipynb #74a5a9a1
+def _check_values(of, allowed, prefix):
+    for name,values in allowed.items(): require(of[name] in values, prefix+name, of[name], ', '.join(map(str, values)))
+
+# %% ../../nbs/env/07_procgen.ipynb #310266fc
 def _mouse(fields):
     "The one entity of a maze"
     require(len(fields['entities'])==1, 'number of entities', len(fields['entities']), '1, the mouse')
     return fields['entities'][0]
 
-# %% ../../nbs/env/07_procgen.ipynb #14238dee
+# %% ../../nbs/env/07_procgen.ipynb #493697b9
+def _check_grid(fields):
+    "The grid, and the mouse in it"
+    h,w = fields['grid'].shape
+    require(w==h and 3<=w<=31, 'size of the grid', (w,h), 'a square of 3 to 31 cells')
+    for name,v in dict(main_width=w, main_height=h, grid_size=w*h).items(): require(fields[name]==v, name, fields[name], f'{v}, as the grid has it')
+    bad = np.setdiff1d(fields['grid'], _CODES)
+    require(not len(bad), 'grid code', bad.tolist(), '100 space, 51 wall, 2 first object, 54 second object')
+    xy = [float(_mouse(fields)[k]) for k in 'xy']
+    require(all(v-.5 in range(w) for v in xy), 'mouse position', xy, f'the middle of a cell, 0.5 to {w-.5}')
+
+# %% ../../nbs/env/07_procgen.ipynb #c8b6a25b
 def put_level(fields:dict, # A state of `maze`, which is not changed
               levels:Levels, # Where the level comes from
               i:int=0, # Which level
@@ -131,24 +153,25 @@ def put_level(fields:dict, # A state of `maze`, which is not changed
               facing:int=0, # 0 left, 1 right
               background:str='black') -> dict: # 'black' or 'textured'
     "The state with level `i` in the place of its own, at time 0. `ValueError` on a bad background, cell or facing"
+    require(facing in (0,1), 'facing', facing, '0 left, 1 right')
     require(background in ('black','textured'), 'background', background, 'black, textured')
     size,start = levels.size, levels.start[i].astype(int)
     cell = int(start[0]+size*start[1]) if cell is None else int(cell)
     require(0<=cell<size**2, 'cell', cell, f'an integer from 0 to {size**2-1}')
     mouse = fields['entities'].copy()
     mouse['x'],mouse['y'],mouse['is_reflected'] = cell%size+.5, cell//size+.5, facing
-    return check_state({**fields, 'entities':mouse, 'grid':_CODES[levels.grid[i]], 'grid_size':size*size, 'main_width':size, 'main_height':size,
+    return {**fields, 'entities':mouse, 'grid':_CODES[levels.grid[i]], 'grid_size':size*size, 'main_width':size, 'main_height':size,
         'maze_dim':int(size-2*start[0]), 'world_dim':size, 'use_backgrounds':int(background=='textured'), 'background_index':int(levels.background[i]),
-        'center_agent':0, 'cur_time':0, 'reward':0., 'done':0, 'level_complete':0})
+        'center_agent':0, 'cur_time':0, 'reward':0., 'done':0, 'level_complete':0}
 
+# %% ../../nbs/env/07_procgen.ipynb #f67a3b6d
 def read_levels(states:list) -> Levels: # Each as `read_state` gives it, all of one size
     "The levels that states of `maze` are in, with the mouse's cell as their start. `ValueError` on other games and on sizes that differ"
     for s in states: check_state(s)
     sizes = sorted({s['world_dim'] for s in states})
     require(len(sizes)==1, 'sizes of the levels', sizes, 'one size')
-    grid = (np.stack([s['grid'] for s in states])[...,None]==_CODES).argmax(-1)
-    start = [[int(_mouse(s)[k]) for k in 'xy'] for s in states]
-    return make_levels(grid, [s['background_index'] for s in states], start, [s['level_seed'] for s in states])
+    grid,mice,background,seeds = (np.stack([s[k] for s in states]) for k in ('grid','entities','background_index','level_seed'))
+    return make_levels((grid[...,None]==_CODES).argmax(-1), background, np.hstack([mice['x'],mice['y']]).astype(int), seeds)
 
 # %% ../../nbs/env/07_procgen.ipynb #c11343f2
 _SPRITE_FILES = ('cheese.png', 'explosion1.png') # What the engine draws for the first and second object
@@ -164,13 +187,14 @@ def _asset_copy(folder, objects):
         path.unlink()
         Image.fromarray(sprite(obj)).save(path)
 
-# %% ../../nbs/env/07_procgen.ipynb #cfc5dd30
+# %% ../../nbs/env/07_procgen.ipynb #56639743
 def _send(pipe, **arrays):
     buf = io.BytesIO()
     np.savez(buf, **arrays)
     pipe.write(struct.pack('<q', buf.tell()) + buf.getbuffer())
     pipe.flush()
 
+# %% ../../nbs/env/07_procgen.ipynb #2042f2d1
 def _receive(pipe):
     "The next message as a dict of arrays, or None if the other side is gone"
     head = pipe.read(8)
@@ -178,6 +202,7 @@ def _receive(pipe):
     if not body: return None
     with np.load(io.BytesIO(body), allow_pickle=False) as z: return dict(z)
 
+# %% ../../nbs/env/07_procgen.ipynb #ee1ceb32
 def _join(parts): # list of bytes
     "Byte strings as two arrays"
     return dict(data=np.frombuffer(b''.join(parts), np.uint8), sizes=np.array([len(p) for p in parts]))
@@ -187,28 +212,30 @@ def _split(data, sizes):
     ends = np.cumsum(sizes)
     return [data[e-n:e].tobytes() for e,n in zip(ends, sizes)]
 
-# %% ../../nbs/env/07_procgen.ipynb #6c22f580
+# %% ../../nbs/env/07_procgen.ipynb #0fa4ffaf
+def _do(env, op, index=None, data=None, sizes=None, actions=None):
+    "Carry out one request; the reply as a dict of arrays"
+    if op=='states':
+        buf = env._ffi.new(f'char[{_MAX_BYTES}]')
+        return _join([bytes(env._ffi.buffer(buf, env.call_c_func('get_state', i, buf, _MAX_BYTES))) for i in range(env.num)])
+    if op=='load':
+        for i,state in zip(index, _split(data, sizes)): env.call_c_func('set_state', int(i), state, len(state))
+        return {}
+    if op=='act': env.act(actions)
+    reward,obs,first = env.observe()
+    return dict(frames=obs['rgb']) if op=='frames' else dict(reward=reward, first=first)
+
+# %% ../../nbs/env/07_procgen.ipynb #ee4b2d3c
 def _serve():
     "The process of the engine: make the environments named on the command line, then answer requests until the pipe closes"
     replies = os.fdopen(os.dup(1), 'wb')
     os.dup2(2, 1) # whatever else is printed goes to the log
     from procgen import ProcgenGym3Env
     env = ProcgenGym3Env(num_threads=0, **json.loads(sys.argv[1]))
-    buf = env._ffi.new(f'char[{_MAX_BYTES}]')
-    state = lambda i: bytes(env._ffi.buffer(buf, env.call_c_func('get_state', int(i), buf, _MAX_BYTES)))
-    ask = dict(op=np.array('frames'))
-    while ask is not None:
-        op = str(ask['op'])
-        if op=='load':
-            for i,s in zip(ask['index'], _split(ask['data'], ask['sizes'])): env.call_c_func('set_state', int(i), s, len(s))
-        if op=='act': env.act(ask['actions'])
-        reward,obs,first = env.observe()
-        answer = dict(states=lambda: _join([state(i) for i in ask['index']]), frames=lambda: dict(frames=obs['rgb']), load=dict,
-                      act=lambda: dict(reward=reward, first=first))[op]()
-        _send(replies, **answer)
-        ask = _receive(sys.stdin.buffer)
+    _send(replies, ready=True)
+    while (request := _receive(sys.stdin.buffer)) is not None: _send(replies, **_do(env, **request))
 
-# %% ../../nbs/env/07_procgen.ipynb #bb43eebd
+# %% ../../nbs/env/07_procgen.ipynb #2db02346
 class Engine:
     "Stock Procgen environments in another process. `ValueError` on bad arguments; `RuntimeError` if that process dies"
     def __init__(self,
@@ -232,11 +259,14 @@ class Engine:
             _asset_copy(f'{tmp}/assets', self.objects)
             self._start(dict(options, resource_root=f'{tmp}/assets/'))
 
-    def __repr__(self): return f'Engine: {self.num_envs} of {self.game}, objects {", ".join(map(str, self.objects)) or "as they are"}'
     def __enter__(self): return self
     def __exit__(self, *args): self.close()
 
-# %% ../../nbs/env/07_procgen.ipynb #8b5b6505
+    def close(self):
+        "End the process; harmless when it has ended"
+        self._stop()
+
+# %% ../../nbs/env/07_procgen.ipynb #2aa28f3e
 @patch
 def _start(self:Engine, options):
     "Start the process; return when it has read its pictures"
@@ -245,22 +275,16 @@ def _start(self:Engine, options):
     paths = os.pathsep.join(p for p in sys.path if p)
     self._process = subprocess.Popen([sys.executable, '-c', code, json.dumps(options)], env={**os.environ, 'PYTHONPATH':paths},
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, start_new_session=True)
-    self._stop = weakref.finalize(self, _stop, self._process)
+    self._stop = weakref.finalize(self, _end, self._process)
     self._answer()
 
-def _stop(process):
+# %% ../../nbs/env/07_procgen.ipynb #22a2764c
+def _end(process):
     "End the process of the engine"
     process.kill()
-    process.wait()
-    process.stdin.close()
-    process.stdout.close()
+    process.communicate()
 
-@patch
-def close(self:Engine):
-    "End the process; harmless when it has ended"
-    self._stop()
-
-# %% ../../nbs/env/07_procgen.ipynb #bb9b1afb
+# %% ../../nbs/env/07_procgen.ipynb #b294ca7f
 @patch
 def _answer(self:Engine):
     "Wait for the reply of the process"
@@ -273,54 +297,56 @@ def _answer(self:Engine):
     last = self._log.read().decode(errors='replace').strip().splitlines()[-1:] or ['it said nothing']
     raise RuntimeError(f'the process of the Procgen engine has died (exit code {self._process.returncode}): {last[0]}')
 
+# %% ../../nbs/env/07_procgen.ipynb #02ef8a5c
 @patch
 def _ask(self:Engine, op, **arrays):
     "Send a request and return the reply, a dict of arrays"
     if not self._stop.alive: raise RuntimeError('this engine is closed: make a new one')
-    try: _send(self._process.stdin, op=np.array(op), **arrays)
+    try: _send(self._process.stdin, op=op, **arrays)
     except BrokenPipeError: pass # `_answer` tells why
+    except BaseException:
+        self.close()
+        raise
     return self._answer()
 
-# %% ../../nbs/env/07_procgen.ipynb #c9cb0e1a
+# %% ../../nbs/env/07_procgen.ipynb #3e772c8c
 @patch
-def _index(self:Engine, index):
-    "Which environments, int (n,)"
-    index = np.arange(self.num_envs) if index is None else np.atleast_1d(index)
-    bad = index[(index<0) | (index>=self.num_envs)]
-    require(not len(bad), 'environment', bad.tolist(), f'integers from 0 to {self.num_envs-1}')
-    return index
+def states(self:Engine):
+    "The state of every environment: list of dicts, as `read_state` gives them"
+    return [read_state(s) for s in _split(**self._ask('states'))]
 
-@patch
-def states(self:Engine, index=None): # int (n,): which environments; default all
-    "The states of environments: list of dicts, as `read_state` gives them"
-    return [read_state(s) for s in _split(**self._ask('states', index=self._index(index)))]
+def _checked(states):
+    "States as bytes that the engine can take"
+    data = [s if isinstance(s, bytes) else write_state(s) for s in states]
+    for d in data: check_state(read_state(d))
+    return data
 
+# %% ../../nbs/env/07_procgen.ipynb #1ace8393
 @patch
-def load(self:Engine,
-    states, # n states, each a dict of fields or bytes
-    index=None): # int (n,): into which environments; default all
-    "Put states into environments. `ValueError`, before anything reaches the engine, on one that it could not take"
-    index = self._index(index)
+def load(self:Engine, states): # num_envs states, each a dict of fields or bytes
+    "Put a state into every environment. `ValueError`, before anything reaches the engine, on one that it could not take"
     require(self.game=='maze', 'game', self.game, 'maze: states of other games can only be read')
-    require(len(states)==len(index), 'number of states', len(states), len(index))
-    checked = [check_state(read_state(s) if isinstance(s, bytes) else s) for s in states]
-    self._ask('load', index=index, **_join([write_state(s) for s in checked]))
+    require(len(states)==self.num_envs, 'number of states', len(states), self.num_envs)
+    self._ask('load', index=np.arange(self.num_envs), **_join(_checked(states)))
 
+# %% ../../nbs/env/07_procgen.ipynb #ccbdd60e
 @patch
 def frames(self:Engine):
     "What the agents see now: uint8 (num_envs, 64, 64, 3), row 0 at the top"
     return self._ask('frames')['frames']
 
+# %% ../../nbs/env/07_procgen.ipynb #86f5c96d
 @patch
 def step(self:Engine, actions): # int (num_envs,): -1..14; -1 ends the episode
     "Play one step everywhere: reward float32 (num_envs,), done bool (num_envs,)"
     actions = np.asarray(actions)
     require(actions.shape==(self.num_envs,), 'shape of actions', actions.shape, (self.num_envs,))
-    require(((actions>=-1) & (actions<=14)).all(), 'actions', actions.tolist(), 'integers from -1 to 14')
+    ok = actions.dtype.kind in 'iu' and ((-1<=actions) & (actions<=14)).all()
+    require(ok, 'actions', actions.tolist(), 'integers from -1 to 14')
     r = self._ask('act', actions=actions.astype(np.int32))
     return r['reward'], r['first'].astype(bool)
 
-# %% ../../nbs/env/07_procgen.ipynb #d18aed22
+# %% ../../nbs/env/07_procgen.ipynb #f3a249d4
 class EngineMaze(Engine):
     "Levels of ours, played and drawn by stock Procgen. The second object is a decoy. `ValueError` on bad arguments"
     def __init__(self,
@@ -328,43 +354,44 @@ class EngineMaze(Engine):
         num_envs:int=64): # Environments side by side
         super().__init__('maze', num_envs, objects=objects)
         require(len(self.objects)>0, 'objects', objects, 'one or two')
-        self._blank = self.states([0])[0]
+        self._blank = self.states()[0] # every level is written into this state
+        self.size,self._first = self._blank['world_dim'], _checked([self._blank]*num_envs)
 
-    def put(self,
-        levels:Levels, # One for each environment
-        cell=None, # int (num_envs,): the mouse's cells, size*y + x; default its starts
-        facing=0, # int (num_envs,) or int: 0 left, 1 right
-        background:str='black'): # 'black' or 'textured'
-        "Enter levels, at time 0"
-        n = self.num_envs
-        require(len(levels)==n, 'number of levels', len(levels), n)
-        self.size,self._first = levels.size, [put_level(self._blank, levels, i, background=background) for i in range(n)]
-        cell,facing = [None]*n if cell is None else np.broadcast_to(cell, n), np.broadcast_to(facing, n)
-        self.load([put_level(self._blank, levels, i, cell[i], int(facing[i]), background) for i in range(n)])
-
-    def step(self, actions): # int (num_envs,): -1..14; -1 ends the episode
-        "Play one step everywhere: reward float32 (num_envs,), done bool (num_envs,). Where done, the level begins again"
-        reward,done = super().step(actions)
-        again = np.flatnonzero(done)
-        if len(again): self.load([self._first[i] for i in again], again)
-        return reward, done
-
-    def places(self):
-        "Where the mice are now: cell int64 (num_envs,), size*y + x, and facing int64 (num_envs,), 0 left, 1 right"
-        mice = np.concatenate([s['entities'] for s in self.states()])
-        return mice['x'].astype(int) + self.size*mice['y'].astype(int), mice['is_reflected'].astype(int)
-
-# %% ../../nbs/env/07_procgen.ipynb #2e085d27
+# %% ../../nbs/env/07_procgen.ipynb #ebfce205
 @patch
-def look(self:EngineMaze,
-    levels:Levels, # The levels to look at
-    index, # int (B,): which level each frame shows
-    cell, # int (B,): the mouse's cell, size*y + x
-    facing, # int (B,): 0 left, 1 right
+def put(self:EngineMaze,
+    levels:Levels, # One for each environment
+    cell=None, # int (num_envs,): the mouse's cells, size*y + x; default its starts
+    facing=0, # int (num_envs,) or int: 0 left, 1 right
     background:str='black'): # 'black' or 'textured'
-    "The engine's frames of any states: uint8 (B, 64, 64, 3). Leaves the environments in the last of them"
-    index,cell,facing = map(np.asarray, (index,cell,facing))
-    require(index.ndim==1 and index.shape==cell.shape==facing.shape, 'shapes', (index.shape,cell.shape,facing.shape), 'three of the same length')
+    "Enter levels, at time 0. `ValueError` on a wrong number of levels, a bad cell, facing or background"
+    n = self.num_envs
+    require(len(levels)==n, 'number of levels', len(levels), n)
+    cell,facing = [None]*n if cell is None else np.broadcast_to(cell, n), np.broadcast_to(facing, n)
+    self.load([put_level(self._blank, levels, i, cell[i], int(facing[i]), background) for i in range(n)])
+    self.size,self._first = levels.size, _checked([put_level(self._blank, levels, i, background=background) for i in range(n)])
+
+# %% ../../nbs/env/07_procgen.ipynb #30789fa4
+@patch
+def step(self:EngineMaze, actions): # int (num_envs,): -1..14; -1 ends the episode
+    "Play one step everywhere: reward float32 (num_envs,), done bool (num_envs,). Where done, the level begins again"
+    reward,done = Engine.step(self, actions)
+    again = np.flatnonzero(done)
+    if len(again): self._ask('load', index=again, **_join([self._first[i] for i in again]))
+    return reward, done
+
+# %% ../../nbs/env/07_procgen.ipynb #872f8845
+@patch
+def places(self:EngineMaze):
+    "Where the mice are now: cell int64 (num_envs,), size*y + x, and facing int64 (num_envs,), 0 left, 1 right"
+    mice = np.concatenate([s['entities'] for s in self.states()])
+    return mice['x'].astype(int) + self.size*mice['y'].astype(int), mice['is_reflected'].astype(int)
+
+# %% ../../nbs/env/07_procgen.ipynb #35a818ba
+@patch
+def look(self:EngineMaze, levels:Levels, index, cell, facing, background:str='black'): # as `Renderer.frames` and `put` take them
+    "The engine's frames of any states: uint8 (B, 64, 64, 3), for int (B,) `index` of level, `cell`, `facing`. Environments stay in the last of them"
+    index,cell,facing = np.broadcast_arrays(index, cell, facing)
     out,n = np.empty((len(index),64,64,3), np.uint8), self.num_envs
     for b in range(0, len(index), n):
         at = np.arange(b, b+n)%len(index) # the last batch is filled up from the front
