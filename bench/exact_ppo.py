@@ -18,7 +18,8 @@ def timed(seed, folder, report, stop):
     train_agent(ExactPPOConfig(), Seeds(seed), folder, report=lambda n,_: report(n), stop=stop)
     cpu = time.process_time()-begin
     found = read_json(Path(folder)/'manifest.json')
-    return dict(seed=seed, cpu_seconds=round(cpu,1), precision=found['precision'], updates=found['updates'], **{k: round(v,4) for k,v in found['training_levels'].items()})
+    fared = {k: round(v,4) for k,v in found['training_levels'].items()}
+    return dict(seed=seed, cpu_seconds=round(cpu,1), precision=found['precision'], updates=found['updates'], **fared)
 
 
 def main():
@@ -32,7 +33,9 @@ def main():
         outcomes = run_jobs(jobs, a.workers, 'training')
     table = pd.DataFrame([o.result for o in outcomes if o.result])
     print(table.to_string(index=False))
-    print(f'\n{(table.episode_length<5).sum()} of {len(jobs)} need fewer than 5 steps (optimum 4.281); CPU seconds: median {table.cpu_seconds.median():.0f}, worst {table.cpu_seconds.max():.0f}')
+    cpu = table.cpu_seconds
+    print(f'\n{(table.episode_length<5).sum()} of {len(jobs)} need fewer than 5 steps (optimum 4.281)')
+    print(f'CPU seconds: median {cpu.median():.0f}, worst {cpu.max():.0f}')
     if a.out: table.to_csv(a.out, index=False)
 
 

@@ -47,7 +47,7 @@ class TrainCommand:
         for n,error in report.failed.items(): print(f'agent {n} failed:\n{error}', file=sys.stderr)
         if report.failed: sys.exit(1)
 
-# %% ../nbs/90_cli.ipynb #75bd575c
+# %% ../nbs/90_cli.ipynb #951b2199
 @dataclass(frozen=True)
 class EvaluateCommand:
     "Ask one agent to choose between two objects, exactly, and print the answer"
@@ -62,7 +62,8 @@ class EvaluateCommand:
         from goalmisgen.evaluation.exact import Setting, evaluate_exact
         setting = Setting(self.obj1, self.obj2, self.background)
         r = evaluate_exact(load_policy(self.agent), setting, self.levels)
-        print(f'{setting}, {r.trials.name}, exact\npreference for the {setting.obj1}  {r.preference:.4f}\nmean episode length  {r.capability:.2f} steps\ntimeouts  {r.timeout:.2%}')
+        print(f'{setting}, {r.trials.name}, exact\npreference for the {setting.obj1}  {r.preference:.4f}')
+        print(f'mean episode length  {r.capability:.2f} steps\ntimeouts  {r.timeout:.2%}')
 
 # %% ../nbs/90_cli.ipynb #b2dedd24
 COMMANDS = dict(study=StudyCommand, train=TrainCommand, evaluate=EvaluateCommand)
@@ -78,3 +79,7 @@ def main(args=None): # Default: what was typed
     except KeyboardInterrupt:
         print('\nStopped. What was finished is kept; the same command goes on from here.', file=sys.stderr)
         sys.exit(130)
+
+# %% ../nbs/90_cli.ipynb #49869a2b
+#| eval: false
+if __name__ == '__main__': main()

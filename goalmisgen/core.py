@@ -18,11 +18,12 @@ def require(ok, # Is the input acceptable?
     "Raise `ValueError` naming `value` and what is `allowed`, unless `ok`"
     if not ok: raise ValueError(f'{name}: got {value!r}; allowed: {allowed}')
 
-# %% ../nbs/00_core.ipynb #a95a02eb
+# %% ../nbs/00_core.ipynb #b06e905f
 def to_dict(config) -> dict:
     "A dataclass instance as plain JSON values (tuples become lists)"
     return json.loads(json.dumps(dataclasses.asdict(config)))
 
+# %% ../nbs/00_core.ipynb #3b54072a
 def from_dict(cls, d:dict):
     "The inverse of `to_dict` for a flat dataclass `cls`; `ValueError` on a missing, unknown or wrongly typed field"
     fields = {f.name: f for f in dataclasses.fields(cls)}
@@ -40,7 +41,7 @@ def digest(obj) -> str:
     if dataclasses.is_dataclass(obj): obj = to_dict(obj)
     return hashlib.sha256(json.dumps(obj, sort_keys=True).encode()).hexdigest()[:16]
 
-# %% ../nbs/00_core.ipynb #b2f7c788
+# %% ../nbs/00_core.ipynb #9cff4ce8
 @contextmanager
 def atomic_path(path):
     "A temporary path beside `path` to write to; it becomes `path` when the block ends well, and vanishes when it does not"
@@ -55,16 +56,18 @@ def atomic_path(path):
         os.replace(tmp, path)
     finally: Path(tmp).unlink(missing_ok=True)
 
+# %% ../nbs/00_core.ipynb #d130b9f1
 def write_atomic(path, data): # `data`: str or bytes
     "Write `data` to `path` so that a reader sees the old content or the new, never a part"
     with atomic_path(path) as tmp: tmp.write_bytes(data.encode() if isinstance(data, str) else data)
 
-# %% ../nbs/00_core.ipynb #72f798b9
+# %% ../nbs/00_core.ipynb #159da0af
 def write_json(path, obj):
     "Write `obj` (dict or dataclass) to `path` as readable JSON, atomically"
     if dataclasses.is_dataclass(obj): obj = to_dict(obj)
     write_atomic(path, json.dumps(obj, indent=1, sort_keys=True) + '\n')
 
+# %% ../nbs/00_core.ipynb #934ef821
 def read_json(path, max_bytes:int=2**24) -> dict:
     "Read JSON from `path`; `ValueError` if it is over `max_bytes` or not JSON"
     size = os.path.getsize(path)

@@ -87,7 +87,7 @@ class Seeds:
         v = getattr(self, name)
         return self.agent if v is None else v
 
-# %% ../../nbs/agents/12_exact_ppo.ipynb #a79455c2
+# %% ../../nbs/agents/12_exact_ppo.ipynb #64e3ae8a
 class ExactPPO:
     "One agent in training. `learn` does one round; `done` tells when to stop"
     def __init__(self, config:ExactPPOConfig, seeds:Seeds=Seeds(), device='cpu'):
@@ -105,7 +105,9 @@ class ExactPPO:
         self._moves = torch.nn.functional.one_hot(torch.tensor(ACTION_MOVES), 5).double().to(device)
 
     @property
-    def done(self): return self.updates>=self.config.updates
+    def done(self):
+        "Have all updates been made?"
+        return self.updates>=self.config.updates
 
 # %% ../../nbs/agents/12_exact_ppo.ipynb #2f7c420b
 @patch
@@ -119,7 +121,7 @@ def logits(self:ExactPPO, states):
     "Action logits (B, 15) in these states, in training precision"
     with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision=='bfloat16'): return self.policy(self.frames(states))[0]
 
-# %% ../../nbs/agents/12_exact_ppo.ipynb #68cfe2bc
+# %% ../../nbs/agents/12_exact_ppo.ipynb #0976dc96
 @patch
 def _deal(self:ExactPPO):
     "The next `levels_per_solve` levels of the deck, reshuffled when it runs out"
@@ -128,6 +130,7 @@ def _deal(self:ExactPPO):
     out,self.order = self.order[:n], self.order[n:]
     return out.to(self.device)
 
+# %% ../../nbs/agents/12_exact_ppo.ipynb #bdc57c37
 @patch
 @torch.no_grad()
 def problem(self:ExactPPO):
@@ -177,12 +180,13 @@ def learn(self:ExactPPO):
     self.metrics.append(dict(updates=self.updates, **says, **did))
     return self.metrics[-1]
 
-# %% ../../nbs/agents/12_exact_ppo.ipynb #5f9191bc
+# %% ../../nbs/agents/12_exact_ppo.ipynb #379535f9
 @patch
 def digest(self:ExactPPO) -> str:
     "Names the run: equal for equal config and seeds"
     return digest([to_dict(self.config), to_dict(self.seeds)])
 
+# %% ../../nbs/agents/12_exact_ppo.ipynb #a97b0af4
 @patch
 def save(self:ExactPPO, path):
     "Write a checkpoint to `path`, atomically"
@@ -190,6 +194,7 @@ def save(self:ExactPPO, path):
                  order_rng=self.order_rng.get_state(), state_rng=self.state_rng.get_state(), order=self.order, updates=self.updates, metrics=self.metrics)
     with atomic_path(path) as tmp: torch.save(state, tmp)
 
+# %% ../../nbs/agents/12_exact_ppo.ipynb #1ada6d9e
 @patch
 def load(self:ExactPPO, path):
     "Go on from the checkpoint at `path`. `ValueError` if it is damaged or belongs to another run"
@@ -202,7 +207,7 @@ def load(self:ExactPPO, path):
     self.order_rng.set_state(state['order_rng'].cpu()); self.state_rng.set_state(state['state_rng'].cpu())
     self.order,self.updates,self.metrics = state['order'].cpu(), state['updates'], state['metrics']
 
-# %% ../../nbs/agents/12_exact_ppo.ipynb #2d4de6eb
+# %% ../../nbs/agents/12_exact_ppo.ipynb #4ac73d25
 @patch
 def examine(self:ExactPPO):
     "Exact mean episode length, success and timeout probability over the training levels"
@@ -211,6 +216,7 @@ def examine(self:ExactPPO):
     p = self.prob.cpu().numpy()
     return dict(episode_length=float(p@e.steps), success=float(p@e.p1), timeout=float(p@e.timeout))
 
+# %% ../../nbs/agents/12_exact_ppo.ipynb #5ab0150e
 def metrics_csv(metrics) -> str:
     "Rows of metrics as CSV text, floats in full"
     out = io.StringIO()
@@ -218,7 +224,7 @@ def metrics_csv(metrics) -> str:
     w.writeheader(); w.writerows(metrics)
     return out.getvalue()
 
-# %% ../../nbs/agents/12_exact_ppo.ipynb #103616b3
+# %% ../../nbs/agents/12_exact_ppo.ipynb #46891f2a
 ALGORITHM = 'exact-advantage PPO'
 
 def train_agent(config:ExactPPOConfig, seeds:Seeds, folder, # Where the agent's files go
@@ -244,9 +250,12 @@ def train_agent(config:ExactPPOConfig, seeds:Seeds, folder, # Where the agent's 
     checkpoint.unlink()
     return True
 
+# %% ../../nbs/agents/12_exact_ppo.ipynb #760d586a
 def _finish(learner, folder):
     "Write the finished agent; the manifest comes last, for it says that the rest is there"
     from goalmisgen import __version__
     write_atomic(folder/'metrics.csv', metrics_csv(learner.metrics))
-    save_policy(learner.policy, folder, dict(format=1, algorithm=ALGORITHM, digest=learner.digest(), config=to_dict(learner.config), seeds=to_dict(learner.seeds),
-        precision=learner.precision, updates=learner.updates, training_levels=learner.examine(), versions=dict(goalmisgen=__version__, torch=torch.__version__)))
+    save_policy(learner.policy, folder, dict(
+        format=1, algorithm=ALGORITHM, digest=learner.digest(), config=to_dict(learner.config), seeds=to_dict(learner.seeds),
+        precision=learner.precision, updates=learner.updates, training_levels=learner.examine(),
+        versions=dict(goalmisgen=__version__, torch=torch.__version__)))

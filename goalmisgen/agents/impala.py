@@ -6,17 +6,20 @@
 __all__ = ['NUM_ACTIONS', 'MAX_FILE', 'Add', 'ResidualBlock', 'ImpalaBlock', 'ImpalaCNN', 'Policy', 'action_probs', 'save_policy',
            'load_policy']
 
-# %% ../../nbs/agents/10_impala.ipynb #f6711bf5
+# %% ../../nbs/agents/10_impala.ipynb #74132c73
 import os, torch
 from pathlib import Path
 from torch import nn
-from ..core import atomic_path, read_json, require, write_json
+from ..core import atomic_path, require, write_json
 
-# %% ../../nbs/agents/10_impala.ipynb #b7607eba
+# %% ../../nbs/agents/10_impala.ipynb #6e4f0d5e
 class Add(nn.Module):
     "The sum of a residual branch and its input"
-    def forward(self, x, y): return x+y
+    def forward(self, x, y):
+        "x + y"
+        return x+y
 
+# %% ../../nbs/agents/10_impala.ipynb #78eef86a
 class ResidualBlock(nn.Module):
     "ReLU, convolution, ReLU, convolution, plus the input: (B, C, H, W) to the same"
     def __init__(self, channels):
@@ -25,9 +28,11 @@ class ResidualBlock(nn.Module):
         self.relu2,self.conv2 = nn.ReLU(), nn.Conv2d(channels, channels, 3, padding=1)
         self.add = Add()
 
-    def forward(self, x): return self.add(self.conv2(self.relu2(self.conv1(self.relu1(x)))), x)
+    def forward(self, x):
+        "float (B, C, H, W) to the same shape"
+        return self.add(self.conv2(self.relu2(self.conv1(self.relu1(x)))), x)
 
-# %% ../../nbs/agents/10_impala.ipynb #7d68a5ff
+# %% ../../nbs/agents/10_impala.ipynb #78f11b64
 class ImpalaBlock(nn.Module):
     "Convolution, halving of the picture, two residual blocks: (B, C, H, W) to (B, channels, H/2, W/2)"
     def __init__(self, in_channels, channels):
@@ -35,8 +40,11 @@ class ImpalaBlock(nn.Module):
         self.conv,self.pool = nn.Conv2d(in_channels, channels, 3, padding=1), nn.MaxPool2d(3, 2, 1)
         self.res1,self.res2 = ResidualBlock(channels), ResidualBlock(channels)
 
-    def forward(self, x): return self.res2(self.res1(self.pool(self.conv(x))))
+    def forward(self, x):
+        "float (B, C, H, W) to (B, channels, H/2, W/2)"
+        return self.res2(self.res1(self.pool(self.conv(x))))
 
+# %% ../../nbs/agents/10_impala.ipynb #15619603
 class ImpalaCNN(nn.Module):
     "The picture's features: float (B, 3, 64, 64) in 0..1 to (B, 256)"
     def __init__(self):
@@ -45,6 +53,7 @@ class ImpalaCNN(nn.Module):
         self.relu3,self.fc,self.relufc = nn.ReLU(), nn.Linear(32*8*8, 256), nn.ReLU()
 
     def forward(self, x):
+        "float (B, 3, 64, 64) to (B, 256)"
         x = self.relu3(self.block3(self.block2(self.block1(x))))
         return self.relufc(self.fc(x.flatten(1)))
 
@@ -96,7 +105,7 @@ def save_policy(policy, folder, manifest:dict):
     write_json(folder/'manifest.json', manifest)
     return folder
 
-# %% ../../nbs/agents/10_impala.ipynb #66cefb08
+# %% ../../nbs/agents/10_impala.ipynb #e85544a2
 def _read_weights(path):
     "The tensors of a .safetensors or .pth file by name; `ValueError` if it is anything else"
     require(path.suffix in ('.safetensors','.pth'), 'policy file', str(path), 'a .safetensors or .pth file, or an agent folder')
@@ -110,6 +119,7 @@ def _read_weights(path):
     except Exception as e: raise ValueError(f'{path}: not a readable policy file ({type(e).__name__}: {str(e)[:200]})') from None
     return d.get('model_state_dict', d) if isinstance(d, dict) else d
 
+# %% ../../nbs/agents/10_impala.ipynb #167fafbc
 def load_policy(path, device='cpu') -> Policy: # agent folder, .safetensors, or published .pth
     "A `Policy` in evaluation mode. `FileNotFoundError` or `ValueError` if there is none, or names and shapes are not this network's"
     path = Path(path)

@@ -14,7 +14,7 @@ from pathlib import Path
 from .exact_ppo import ALGORITHM, ExactPPOConfig, Seeds, train_agent
 from ..core import digest, read_json, require, to_dict, write_json
 
-# %% ../../nbs/agents/13_population.ipynb #2858853e
+# %% ../../nbs/agents/13_population.ipynb #45121b33
 @dataclass(frozen=True)
 class Job:
     "A call to make in a worker: `fn(**kwargs, report=…, stop=…)`. `fn` is a top-level function of an importable module"
@@ -23,6 +23,7 @@ class Job:
     kwargs:dict = field(default_factory=dict)
     units:int = 1 # Amount of work, as `report` counts it
 
+# %% ../../nbs/agents/13_population.ipynb #abb17ed4
 @dataclass(frozen=True)
 class Outcome:
     "What became of a job: its result, or the error that ended it"
@@ -30,6 +31,7 @@ class Outcome:
     result:object = None
     error:str|None = None
 
+# %% ../../nbs/agents/13_population.ipynb #4c8e02d7
 def _worker(i, job, messages, halt, parent):
     "Run one job in a process of its own"
     signal.signal(signal.SIGINT, signal.SIG_IGN) # Ctrl-C reaches us through `halt`
@@ -39,7 +41,7 @@ def _worker(i, job, messages, halt, parent):
     try: messages.put(('done', i, job.fn(**job.kwargs, report=lambda n: messages.put(('at', i, n)), stop=stop)))
     except Exception: messages.put(('failed', i, traceback.format_exc()))
 
-# %% ../../nbs/agents/13_population.ipynb #e8707366
+# %% ../../nbs/agents/13_population.ipynb #82dd4993
 @contextmanager
 def _environment(**values):
     "Environment variables for processes started inside the block"
@@ -49,6 +51,7 @@ def _environment(**values):
     finally:
         for k,v in before.items(): os.environ.pop(k) if v is None else os.environ.update({k:v})
 
+# %% ../../nbs/agents/13_population.ipynb #3d4259d7
 def _start(ctx, *args):
     "A worker with one thread, and memory in large pages where the system offers them"
     tunables = os.environ.get('GLIBC_TUNABLES', 'glibc.malloc.hugetlb=1')
@@ -57,6 +60,7 @@ def _start(ctx, *args):
         p.start()
     return p
 
+# %% ../../nbs/agents/13_population.ipynb #ae325ce7
 class _Crew:
     "The running workers, and how far each job is"
     def __init__(self, jobs):
@@ -70,11 +74,12 @@ class _Crew:
         self.out[i],self.at[i] = Outcome(self.jobs[i].name, **what), self.jobs[i].units
         self.running.pop(i).join(10)
 
-# %% ../../nbs/agents/13_population.ipynb #7255e452
+# %% ../../nbs/agents/13_population.ipynb #78afcee7
 def available_cores() -> int:
     "Cores this process may use"
     return len(os.sched_getaffinity(0)) if hasattr(os,'sched_getaffinity') else os.cpu_count() or 1
 
+# %% ../../nbs/agents/13_population.ipynb #da873968
 def run_jobs(jobs, # list of `Job`
              workers:int|None=None, # Processes side by side; default one per available core
              label:str='', # Of the progress bar
@@ -98,6 +103,7 @@ def run_jobs(jobs, # list of `Job`
             raise
     return [crew.out[i] for i in range(len(jobs))]
 
+# %% ../../nbs/agents/13_population.ipynb #c3e27018
 def _listen(crew):
     "Take in messages for a moment; the jobs that ended"
     ended = []
@@ -122,7 +128,7 @@ def _rehearse(what, report, stop):
     report(1)
     return what
 
-# %% ../../nbs/agents/13_population.ipynb #a592002d
+# %% ../../nbs/agents/13_population.ipynb #438a9564
 @dataclass(frozen=True)
 class PopulationReport:
     "What `train_population` found or made"
@@ -130,16 +136,18 @@ class PopulationReport:
     finished:tuple # Seeds of the finished agents
     failed:dict # Seed to error text
 
+# %% ../../nbs/agents/13_population.ipynb #f5c88b1c
 def agent_dir(folder, seed:int) -> Path:
     "The folder of one agent of a population"
     return Path(folder)/f'agent-{seed}'
 
+# %% ../../nbs/agents/13_population.ipynb #121db88e
 def agents_of(folder) -> dict:
     "The finished agents of a population: seed to folder, in order of seed"
     found = {int(p.parent.name[6:]): p.parent for p in Path(folder).glob('agent-*/manifest.json') if p.parent.name[6:].isdigit()}
     return dict(sorted(found.items()))
 
-# %% ../../nbs/agents/13_population.ipynb #ad2f6548
+# %% ../../nbs/agents/13_population.ipynb #9760bb40
 DISK_PER_AGENT = 2_600_000 # Bytes of a finished agent; three times as much while it trains
 
 def _train_job(config, seeds, folder, report, stop):
@@ -147,6 +155,7 @@ def _train_job(config, seeds, folder, report, stop):
     from goalmisgen.agents.exact_ppo import train_agent
     return train_agent(config, seeds, folder, report=lambda n,_: report(n), stop=stop)
 
+# %% ../../nbs/agents/13_population.ipynb #f44738f9
 def claim(folder, config):
     "Make `folder` the home of the population with this config; `ValueError` if it is another's"
     home,mine = Path(folder)/'population.json', dict(format=1, algorithm=ALGORITHM, digest=digest(config), config=to_dict(config))
@@ -155,6 +164,7 @@ def claim(folder, config):
         require(found.get('digest')==mine['digest'], f'population in {folder}', found.get('config'), f'{to_dict(config)}, or another folder')
     else: write_json(home, mine)
 
+# %% ../../nbs/agents/13_population.ipynb #5de0c663
 def train_population(config:ExactPPOConfig, # What they share
                      seeds, # ints, or `Seeds` to set the streams apart
                      folder, # Where the population goes
@@ -174,6 +184,7 @@ def train_population(config:ExactPPOConfig, # What they share
     failed = {s.agent: o.error for s,o in zip(todo,out) if o.error}
     return PopulationReport(Path(folder), tuple(n for n in numbers if n in agents_of(folder)), failed)
 
+# %% ../../nbs/agents/13_population.ipynb #29511681
 def _check_disk(folder, agents, say):
     "Say how much disk the agents to come will take; `ValueError` if there is less"
     need,free = 4*agents*DISK_PER_AGENT, shutil.disk_usage(folder).free

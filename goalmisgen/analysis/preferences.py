@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['CLIP', 'of_setting', 'draw_scatter', 'trained_on', 'scatter', 'scatter_row', 'summarise']
 
-# %% ../../nbs/analysis/30_preferences.ipynb #a713a1e5
+# %% ../../nbs/analysis/30_preferences.ipynb #db601a06
 import numpy as np
 from ..core import require
 from ..env.objects import GoalObject, icon
 from ..evaluation.exact import Setting
-from ..style import ACCENT, INK, SERIES, SOFT, style
+from ..style import ACCENT, SERIES, SOFT, style
 
 # %% ../../nbs/analysis/30_preferences.ipynb #93e4b545
 def of_setting(table, # Data frame with the columns of `Result`
@@ -24,7 +24,7 @@ def of_setting(table, # Data frame with the columns of `Result`
     require(not len(twice), f'rows of {setting}', f'several for agent {list(twice.agent)[:3]}', 'one an agent: choose a step and a set of levels')
     return rows
 
-# %% ../../nbs/analysis/30_preferences.ipynb #4c6763f6
+# %% ../../nbs/analysis/30_preferences.ipynb #dd94cced
 CLIP = 100 # Steps at which the x-axis ends; a random agent needs 101
 
 def _icon_at(ax, obj, background, y, name):
@@ -32,9 +32,11 @@ def _icon_at(ax, obj, background, y, name):
     from matplotlib.offsetbox import AnnotationBbox, OffsetImage
     fill = (64,64,64) if background=='textured' else background
     img = OffsetImage(icon(obj, fill), zoom=1.7, interpolation='nearest')
-    ax.add_artist(AnnotationBbox(img, (0,y), xycoords=('axes fraction','data'), xybox=(-48,0), boxcoords='offset points', frameon=False, pad=0, annotation_clip=False))
-    ax.annotate(name, (0,y), xycoords=('axes fraction','data'), xytext=(-48,-16), textcoords='offset points', ha='center', va='top', fontsize=8, color=SOFT, annotation_clip=False)
+    at,offset = dict(xy=(0,y), xycoords=('axes fraction','data'), annotation_clip=False), 'offset points'
+    ax.add_artist(AnnotationBbox(img, xybox=(-48,0), boxcoords=offset, frameon=False, pad=0, **at))
+    ax.annotate(name, xytext=(-48,-16), textcoords=offset, ha='center', va='top', fontsize=8, color=SOFT, **at)
 
+# %% ../../nbs/analysis/30_preferences.ipynb #9454c104
 def draw_scatter(ax, table, setting:Setting, method='exact', label=None, colour=SERIES[0]):
     "Draw one setting's dots on matplotlib axes; `label`: agents to name, as a dict from number to text, or a list of numbers"
     rows = of_setting(table, setting, method)
@@ -48,14 +50,16 @@ def draw_scatter(ax, table, setting:Setting, method='exact', label=None, colour=
     for obj,at in ((setting.obj1,1),(setting.obj2,0)): _icon_at(ax, obj, setting.background, at, obj)
     for agent,text in (label if isinstance(label, dict) else {a: f'agent {a}' for a in label or ()}).items():
         for _,r in rows[rows.agent==agent].iterrows():
-            ax.annotate(text, (min(r.mean_length,CLIP), r.preference), xytext=(12,0), textcoords='offset points', fontsize=8, color=ACCENT, va='center', arrowprops=dict(arrowstyle='-', color=ACCENT, lw=.8))
+            ax.annotate(text, (min(r.mean_length,CLIP), r.preference), xytext=(12,0), textcoords='offset points', fontsize=8, color=ACCENT,
+                        va='center', arrowprops=dict(arrowstyle='-', color=ACCENT, lw=.8))
     return rows
 
-# %% ../../nbs/analysis/30_preferences.ipynb #8fa129ca
+# %% ../../nbs/analysis/30_preferences.ipynb #f1f7d426
 def trained_on(goal) -> str:
     "Title of a population's figures"
     return f'Trained on {GoalObject.parse(goal)}'
 
+# %% ../../nbs/analysis/30_preferences.ipynb #2ae94156
 def scatter(table, # Data frame with the columns of `Result`
             setting:Setting, # What was asked
             goal='yellow line', # What the agents were trained on

@@ -6,15 +6,15 @@
 __all__ = ['TRAIN', 'DUEL', 'SPACE', 'WALL', 'OBJ1', 'OBJ2', 'GLYPHS', 'random_words', 'check_seeds', 'MazeSpec', 'Levels',
            'make_levels', 'draw_level', 'parse_level', 'distances', 'generate', 'Census', 'census', 'find_levels']
 
-# %% ../../nbs/env/03_levels.ipynb #1198f792
+# %% ../../nbs/env/03_levels.ipynb #4f3fe5b5
 import numpy as np
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 from ..core import require
 
-# %% ../../nbs/env/03_levels.ipynb #60c31a5f
+# %% ../../nbs/env/03_levels.ipynb #ec809a38
 def _seeded(seeds, rows):
     "The first `rows` words of the mt19937 state for each seed: uint32 (rows, N)"
     state = np.empty((rows, len(seeds)), np.uint32)
@@ -24,11 +24,13 @@ def _seeded(seeds, rows):
         np.add((prev ^ (prev>>np.uint32(30))) * np.uint32(1812433253), np.uint32(i), out=state[i])
     return state
 
+# %% ../../nbs/env/03_levels.ipynb #a9642f49
 def _mix(upper, lower):
     "The twist of two neighbouring state words"
     y = (upper & np.uint32(0x80000000)) | (lower & np.uint32(0x7fffffff))
     return (y>>np.uint32(1)) ^ ((y & np.uint32(1)) * np.uint32(0x9908b0df))
 
+# %% ../../nbs/env/03_levels.ipynb #2a131c15
 def _temper(y):
     "State words to outputs"
     y = y ^ (y>>np.uint32(11))
@@ -36,7 +38,7 @@ def _temper(y):
     y = y ^ ((y<<np.uint32(15)) & np.uint32(0xefc60000))
     return y ^ (y>>np.uint32(18))
 
-# %% ../../nbs/env/03_levels.ipynb #b0216a45
+# %% ../../nbs/env/03_levels.ipynb #16eec5f7
 def _twist(s):
     "Advance full states (624, N) in place by one block of 624"
     s[:227] = s[397:] ^ _mix(s[:227], s[1:228])
@@ -44,6 +46,7 @@ def _twist(s):
     s[454:623] = s[227:396] ^ _mix(s[454:623], s[455:624])
     s[623] = s[396] ^ _mix(s[623], s[0])
 
+# %% ../../nbs/env/03_levels.ipynb #305eaaf1
 def random_words(seeds, # int (N,), each 0 <= seed < 2**32
                  n:int): # How many outputs of each stream
     "The first `n` outputs of `mt19937(seed)` for every seed: uint32 (n, N). `ValueError` on a seed out of 32 bits"
@@ -129,7 +132,7 @@ def make_levels(grid, background=0, start=(0,0), seeds=-1) -> Levels:
     require((at==SPACE).all(), 'cell under the mouse', GLYPHS[at.max()], 'open floor (.)')
     return Levels(grid.astype(np.uint8), back.astype(np.uint8), xy.astype(np.uint8), np.broadcast_to(np.asarray(seeds, np.int64), n).copy())
 
-# %% ../../nbs/env/03_levels.ipynb #559da1ce
+# %% ../../nbs/env/03_levels.ipynb #a617ab89
 def draw_level(levels:Levels, i:int=0) -> str:
     "Level `i` as text: `.` floor, `#` wall, `1` and `2` objects, `M` the mouse; top row first"
     rows = [[GLYPHS[c] for c in row] for row in levels.grid[i]]
@@ -137,6 +140,7 @@ def draw_level(levels:Levels, i:int=0) -> str:
     rows[y][x] = 'M'
     return '\n'.join(''.join(row) for row in rows[::-1])
 
+# %% ../../nbs/env/03_levels.ipynb #22bf4c8f
 def parse_level(text:str, background:int=0) -> Levels:
     "One level from a drawing as `draw_level` makes it; `ValueError` names what is wrong"
     rows = [line.strip() for line in text.strip().splitlines()][::-1]
@@ -169,7 +173,7 @@ def distances(levels:Levels, code:int=OBJ1, avoid:int|None=None):
         reached = grown
     return dist
 
-# %% ../../nbs/env/03_levels.ipynb #90ebda3f
+# %% ../../nbs/env/03_levels.ipynb #ae5f1a86
 @lru_cache
 def _candidates(d):
     "Wall cells between rooms of a d by d maze, in Procgen's order: int (K, 3) of cell, room, room (cell = d*y + x)"
@@ -177,6 +181,7 @@ def _candidates(d):
     up = [(d*j+i, d*(j-1)+i, d*(j+1)+i) for i in range(0,d,2) for j in range(1,d-1,2)]
     return np.array(across+up)
 
+# %% ../../nbs/env/03_levels.ipynb #f25eaee7
 def _kruskal(d, u): # u: uint32 (K, N)
     "N mazes: walls bool (N, d*d), and open cells in the order of their opening, int16 (N, C)"
     cand,n = _candidates(d), u.shape[1]
@@ -200,13 +205,14 @@ def _kruskal(d, u): # u: uint32 (K, N)
             walls[new,c[new]] = False
     return walls, free
 
-# %% ../../nbs/env/03_levels.ipynb #d7a066e7
+# %% ../../nbs/env/03_levels.ipynb #46810889
 def _draw(u, pos, lanes, n):
     "Spend one number of each given lane on a draw from range(n); `pos` counts what is spent"
     out = u[np.minimum(pos[lanes], len(u)-1), lanes] % n.astype(np.uint32)
     pos[lanes] += 1
     return out.astype(np.int64)
 
+# %% ../../nbs/env/03_levels.ipynb #719ec67a
 def _open_dead_ends(d, walls, u, pos):
     "Open one wall at every dead end, in Procgen's scan order; changes `walls` (N, d*d) and `pos`"
     for c in range(d*d):
@@ -219,10 +225,10 @@ def _open_dead_ends(d, walls, u, pos):
         rank = closed[lanes].cumsum(1)-1
         walls[lanes, near[((rank==pick[:,None]) & closed[lanes]).argmax(1)]] = False
 
-# %% ../../nbs/env/03_levels.ipynb #41733b5e
+# %% ../../nbs/env/03_levels.ipynb #cf3dd164
 def _place(d, free, u, pos, code, grid, region=None):
     "Put the object `code` on a random open cell of each level; changes `free`, `pos`, `grid` (N, d*d)"
-    n,count = len(free), (free>=0).sum(1)
+    n = len(free)
     total = np.full(n, free.shape[1])
     if region is not None: _draw(u, pos, np.arange(n), total)
     todo = np.arange(n)
@@ -237,7 +243,7 @@ def _place(d, free, u, pos, code, grid, region=None):
         todo = todo[~ok & (pos[todo]<len(u))]
         if not len(todo): break
 
-# %% ../../nbs/env/03_levels.ipynb #2e4425a8
+# %% ../../nbs/env/03_levels.ipynb #aae17b38
 def _one_size(spec, d, u, first):
     "Grids (N, d, d) of mazes of size `d`, and the words spent; `u` (n, N), `first` the number of words already spent"
     k = len(_candidates(d))
@@ -251,6 +257,7 @@ def _one_size(spec, d, u, first):
         for code in range(OBJ1, OBJ1+len(spec.rewards)): _place(d, free, u, pos, code, grid, region)
     return grid.reshape(-1,d,d), pos
 
+# %% ../../nbs/env/03_levels.ipynb #35c9bad4
 def _generate(spec, seeds, n):
     "`Levels` for uint32 `seeds` and the words each needed, having `n` words at hand"
     u = random_words(seeds, n)
@@ -265,7 +272,7 @@ def _generate(spec, seeds, n):
     start = np.repeat((s-dims[:,None])//2, 2, 1).astype(np.uint8)
     return Levels(grid, (u[1]%np.uint32(9)).astype(np.uint8), start, seeds.astype(np.int64)), spent
 
-# %% ../../nbs/env/03_levels.ipynb #67b2edf1
+# %% ../../nbs/env/03_levels.ipynb #8f994bfe
 def generate(spec:MazeSpec, # Which world
              seeds, # int (N,): level seeds, 32 bits
              chunk:int=4096) -> Levels: # Levels made at a time (memory, not results, depends on it)
@@ -275,6 +282,7 @@ def generate(spec:MazeSpec, # Which world
     parts = [_generate_all(spec, seeds[i:i+chunk], guess) for i in range(0, max(len(seeds),1), chunk)]
     return Levels(*(np.concatenate([getattr(p,f) for p in parts]) for f in ('grid','background','start','seeds')))
 
+# %% ../../nbs/env/03_levels.ipynb #4d079f6a
 def _generate_all(spec, seeds, n):
     "`_generate`, with more words for the levels that need them"
     levels,spent = _generate(spec, seeds, n)
@@ -284,7 +292,7 @@ def _generate_all(spec, seeds, n):
         levels.grid[short] = again.grid
     return levels
 
-# %% ../../nbs/env/03_levels.ipynb #f6186600
+# %% ../../nbs/env/03_levels.ipynb #2b538a70
 def _components(d, edges):
     "A label for each room after opening the candidates `edges`: dict from cell to representative"
     label = {}
@@ -296,6 +304,7 @@ def _components(d, edges):
         label[root(int(b))] = root(int(a))
     return root
 
+# %% ../../nbs/env/03_levels.ipynb #6d8f9380
 def _tree_orders(d):
     "How many orders of the candidates give each spanning tree: Counter from frozenset of candidates to int"
     k = len(_candidates(d))
@@ -311,7 +320,7 @@ def _tree_orders(d):
         frontier = after
     return Counter({tree: ways for (_,tree),ways in frontier.items()})
 
-# %% ../../nbs/env/03_levels.ipynb #8c156615
+# %% ../../nbs/env/03_levels.ipynb #b5a31527
 def _dead_end_outcomes(d, walls):
     "Every result of the dead-end scan from `walls` (frozenset of cells), with its probability: Counter of Fractions"
     worlds = {walls: Fraction(1)}
@@ -327,6 +336,7 @@ def _dead_end_outcomes(d, walls):
         worlds = after
     return worlds
 
+# %% ../../nbs/env/03_levels.ipynb #46561ef0
 def _layouts(spec):
     "Every (walls, cells that may hold an object) with its probability"
     d,out = spec.size, Counter()

@@ -5,16 +5,16 @@
 # %% auto #0
 __all__ = ['TEXTURES', 'PIXELS', 'asset_dir', 'load_picture', 'Renderer', 'human_view']
 
-# %% ../../nbs/env/04_render.ipynb #1400443b
+# %% ../../nbs/env/04_render.ipynb #ef8b6f54
 import numpy as np, torch
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from ..core import require
-from .levels import Levels, SPACE, WALL, OBJ1, OBJ2
+from .levels import Levels, SPACE, WALL, OBJ1
 from .objects import BACKGROUNDS, GoalObject, sprite
 
-# %% ../../nbs/env/04_render.ipynb #2bf70316
+# %% ../../nbs/env/04_render.ipynb #748f70ec
 _ASSETS = dict(wall='kenney/Ground/Sand/sandCenter.png', mouse='kenney/Enemies/mouse_move.png')
 TEXTURES = ('floortiles', *(f'backgrounddetailed{i}' for i in range(1,9))) # In the order of the background index
 
@@ -26,6 +26,7 @@ def asset_dir() -> Path:
         raise FileNotFoundError('Wall, mouse and textures come from the procgen package: pip install procgen-mirror (Python 3.11, 3.12) or procgen (before)')
     return path
 
+# %% ../../nbs/env/04_render.ipynb #28ead48e
 @lru_cache
 def load_picture(name:str) -> np.ndarray: # 'wall', 'mouse', or one of `TEXTURES`
     "One of Procgen's pictures: uint8 (H, W, 4), RGBA, not writable"
@@ -35,7 +36,7 @@ def load_picture(name:str) -> np.ndarray: # 'wall', 'mouse', or one of `TEXTURES
     rgba.setflags(write=False)
     return rgba
 
-# %% ../../nbs/env/04_render.ipynb #e0bbb0ee
+# %% ../../nbs/env/04_render.ipynb #721e55d4
 PIXELS = 64 # Width and height of an observation
 
 def _rect(size, x, top, eps): # the unit square with left edge `x` and top edge `top`, in cells
@@ -46,10 +47,12 @@ def _rect(size, x, top, eps): # the unit square with left edge `x` and top edge 
     off = unit*(f(size)/f(2) - view/f(2))
     return (f(x)-f(eps))*unit - off, (view-f(top)-f(eps))*unit + off, (f(1)+f(2)*f(eps))*unit
 
+# %% ../../nbs/env/04_render.ipynb #97072a72
 def _round(v):
     "Half away from zero"
     return int(np.floor(abs(v)+.5)*np.sign(v))
 
+# %% ../../nbs/env/04_render.ipynb #95b1af0f
 def _span(t0, width, n):
     "Nearest-neighbour scaling of `n` source pixels onto a span: first destination pixel, and source index of each"
     t0,width = float(t0),float(width)
@@ -59,16 +62,18 @@ def _span(t0, width, n):
     src = (base + np.arange(hi-lo)*step)>>16
     return lo, src[(src>=0) & (src<n)]
 
-# %% ../../nbs/env/04_render.ipynb #ae2ad3f8
+# %% ../../nbs/env/04_render.ipynb #e3abc505
 def _div255(v):
     "Qt's division by 255 of an int array or tensor"
     return (v + (v>>8) + 128)>>8
 
+# %% ../../nbs/env/04_render.ipynb #58796928
 def _premultiply(rgba):
     "int32 (..., 4) with colours multiplied by alpha"
     c,a = rgba[...,:3].astype(np.int32), rgba[...,3:].astype(np.int32)
     return np.concatenate([_div255(c*a), a], -1)
 
+# %% ../../nbs/env/04_render.ipynb #1cd78757
 def _scaled(rgba, size, x, top, eps):
     "A sprite drawn at a cell: pixels (P,) as 64*row+column, and their premultiplied colours int32 (P, 4)"
     left,up,width = _rect(size, x, top, eps)
@@ -102,11 +107,12 @@ def _background(kind, index=0):
     (_,cs),(_,rs) = (_span(0, PIXELS, n) for n in (rgba.shape[1], rgba.shape[0]))
     return rgba[rs[:,None],cs,:3].reshape(-1,3).astype(np.int32)
 
-# %% ../../nbs/env/04_render.ipynb #8458ee9d
+# %% ../../nbs/env/04_render.ipynb #00e7721b
 def _stamps(size):
     "Every mouse, indexed by 2*cell + facing (1 = right): pixels int64 (S, P), colours int32 (S, P, 4)"
     left = load_picture('mouse')
     drawn = [_scaled(pic, size, c%size, c//size+1, 0) for c in range(size*size) for pic in (left, left[:,::-1])]
+    drawn = [(pix[see], c[see]) if see.any() else (pix[:1], c[:1]) for pix,c in drawn for see in [c[:,3]>0]]
     longest = max(len(p) for p,_ in drawn)
     pad = lambda a: np.concatenate([a, np.repeat(a[:1], longest-len(a), 0)])
     return np.stack([pad(p) for p,_ in drawn]), np.stack([pad(c) for _,c in drawn])
@@ -137,7 +143,7 @@ def _blend(src, below): # src: int32 (..., 4) premultiplied, below: int32 (..., 
     "Source over, in Qt's integer arithmetic"
     return src[...,:3] + _div255(below*(255-src[...,3:]))
 
-# %% ../../nbs/env/04_render.ipynb #f6c84b93
+# %% ../../nbs/env/04_render.ipynb #c9c61fde
 from fastcore.basics import patch
 
 @patch
@@ -148,15 +154,14 @@ def scenes(self:Renderer, levels:Levels, chunk:int=512):
     for i in range(0, len(levels), chunk):
         part = levels[i:i+chunk]
         grid = torch.as_tensor(part.grid.reshape(len(part),-1).astype(np.int64), device=self.device)
-        fill = torch.as_tensor(part.background.astype(np.int64), device=self.device) if len(self._fill)>1 else torch.zeros(len(part), dtype=torch.int64, device=self.device)
-        img = self._fill[fill]
+        img = self._fill[torch.as_tensor(part.background.astype(np.int64)*(len(self._fill)>1), device=self.device)]
         for pix,cell,colours in self._layers:
             src = colours[grid[:,cell], torch.arange(len(pix), device=self.device)]
             img[:,pix] = _blend(src, img[:,pix])
         out[i:i+chunk] = img.to(torch.uint8)
     return out.view(-1, PIXELS, PIXELS, 3)
 
-# %% ../../nbs/env/04_render.ipynb #5eac8804
+# %% ../../nbs/env/04_render.ipynb #af659b7d
 @patch
 def frames(self:Renderer,
     scenes, # uint8 (N, 64, 64, 3): what `Renderer.scenes` gave
@@ -170,6 +175,7 @@ def frames(self:Renderer,
     mouse = _blend(self._stamp[stamp], out.gather(1, pix).to(torch.int32))
     return out.scatter_(1, pix, mouse.to(torch.uint8)).view(-1, PIXELS, PIXELS, 3)
 
+# %% ../../nbs/env/04_render.ipynb #1889a09c
 @patch
 def first_frames(self:Renderer, levels:Levels):
     "The observation after a reset to each level: uint8 (N, 64, 64, 3) tensor"
@@ -177,7 +183,7 @@ def first_frames(self:Renderer, levels:Levels):
     cell = cell[:,0] + self.size*cell[:,1]
     return self.frames(self.scenes(levels), torch.arange(len(levels), device=self.device), cell, torch.zeros_like(cell))
 
-# %% ../../nbs/env/04_render.ipynb #842d4b5c
+# %% ../../nbs/env/04_render.ipynb #5a391ca1
 def human_view(levels:Levels, i:int=0, objects=('red line','yellow gem'), background='black', cell:int|None=None, facing:int=0, pixels:int=512):
     "Level `i` drawn large and smooth for people: uint8 (pixels, pixels, 3) array; `cell` places the mouse (default: its start)"
     from PIL import Image
@@ -185,7 +191,8 @@ def human_view(levels:Levels, i:int=0, objects=('red line','yellow gem'), backgr
     r = Renderer(size, objects, background) # validates
     pics = {WALL: load_picture('wall'), **{OBJ1+k: sprite(o) for k,o in enumerate(r.objects)}}
     fill = _FILLS[background] if background!='textured' else None
-    img = Image.new('RGBA', (pixels,pixels), fill) if fill else Image.fromarray(load_picture(TEXTURES[levels.background[i]])).resize((pixels,pixels), Image.BILINEAR)
+    back = Image.fromarray(load_picture(TEXTURES[levels.background[i]])) if fill is None else Image.new('RGBA', (1,1), fill)
+    img = back.resize((pixels,pixels), Image.BILINEAR)
     def put(pic, x, y):
         box = [round(v*unit) for v in (x, size-1-y, x+1, size-y)]
         img.alpha_composite(Image.fromarray(np.ascontiguousarray(pic)).resize((box[2]-box[0],box[3]-box[1]), Image.BILINEAR), (box[0],box[1]))

@@ -31,7 +31,7 @@ class Setting:
 
     def __str__(self): return f'{self.obj1} vs {self.obj2} on {self.background}'
 
-# %% ../../nbs/evaluation/20_exact.ipynb #a7688eb1
+# %% ../../nbs/evaluation/20_exact.ipynb #030fb981
 PUBLISHED_SEEDS = range(100_000, 101_000)
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +42,7 @@ class Trials:
     index:np.ndarray # int64 (N,): the row of each requested level
     name:str # 'seeds 100000-100999' or 'census'
 
+# %% ../../nbs/evaluation/20_exact.ipynb #c961303c
 @lru_cache(maxsize=8)
 def trials(which='published', # 'published', 'census', or a range of level seeds
            background:str='black') -> Trials: # Only textured levels differ by their background
@@ -60,7 +61,7 @@ def trials(which='published', # 'published', 'census', or a range of level seeds
     _,first,index = np.unique(key, axis=0, return_index=True, return_inverse=True)
     return Trials(levels[first], np.bincount(index.ravel())/len(levels), index.ravel(), f'seeds {which[0]}-{which[-1]}')
 
-# %% ../../nbs/evaluation/20_exact.ipynb #1b753d44
+# %% ../../nbs/evaluation/20_exact.ipynb #0a3da2f6
 @dataclass(frozen=True, eq=False)
 class ExactResult:
     "How an agent fares in a setting, exactly. Arrays are over the distinct levels of `trials`"
@@ -84,11 +85,12 @@ class ExactResult:
     @property
     def median_length(self): "The smallest t by which half of all episodes have ended"; return int(np.searchsorted(self.endings.lengths.cumsum(), .5-1e-12))
 
+# %% ../../nbs/evaluation/20_exact.ipynb #6137a763
 def preference(p1, p2) -> float:
     "p1/(p1+p2), nan for 0/0"
     return p1/(p1+p2) if p1+p2>0 else float('nan')
 
-# %% ../../nbs/evaluation/20_exact.ipynb #981151a2
+# %% ../../nbs/evaluation/20_exact.ipynb #aba1594a
 @lru_cache(maxsize=2)
 def _prepared(setting, which):
     "The part that does not depend on the agent: trials, table, distinct frames and which of them each state sees"
@@ -97,6 +99,7 @@ def _prepared(setting, which):
     frames,row = table.observations(Renderer(DUEL.size, (setting.obj1,setting.obj2), setting.background))
     return t, table, frames, row
 
+# %% ../../nbs/evaluation/20_exact.ipynb #cfb4efb8
 def evaluate_exact(policy, # `Policy`, or any function from frames uint8 (B, 64, 64, 3) to action probabilities (B, 15)
                    setting:Setting, # What to ask
                    levels='published', # 'published', 'census', or a range of level seeds

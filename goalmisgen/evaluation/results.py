@@ -6,13 +6,13 @@
 __all__ = ['SCHEMA', 'KEY', 'COLUMNS', 'Result', 'to_row', 'to_table', 'write_results', 'read_results', 'evaluate_agent']
 
 # %% ../../nbs/evaluation/22_results.ipynb #815f3820
-import dataclasses, io, math, numpy as np
+import dataclasses
 from dataclasses import dataclass, fields
 from pathlib import Path
 from ..agents.impala import load_policy
 from ..core import read_json, require, write_atomic
 from .exact import ExactResult, Setting, evaluate_exact
-from .sampled import SampledResult, evaluate_sampled
+from .sampled import evaluate_sampled
 
 # %% ../../nbs/evaluation/22_results.ipynb #c74b20b9
 SCHEMA = 1
@@ -51,17 +51,19 @@ def to_row(result, population:str, agent:int, step:int) -> Result: # `result`: `
     return Result(SCHEMA, population, agent, step, s.obj1, s.obj2, s.background, 'exact' if exact else 'sampled', result.trials.name,
         0 if exact else result.outcome.size, result.p1, result.p2, result.timeout, result.preference, low, high, result.capability, float(result.median_length))
 
-# %% ../../nbs/evaluation/22_results.ipynb #86c4a526
+# %% ../../nbs/evaluation/22_results.ipynb #c68f2df2
 def to_table(rows):
     "A data frame of `Result`s, sorted by key, later duplicates winning"
     import pandas as pd
     last = {tuple(getattr(r,k) for k in KEY): r for r in rows}
     return pd.DataFrame([dataclasses.asdict(last[k]) for k in sorted(last)], columns=COLUMNS)
 
+# %% ../../nbs/evaluation/22_results.ipynb #0ec9bfb5
 def write_results(path, rows):
     "Write `Result`s to a CSV file, atomically"
     write_atomic(path, to_table(rows).to_csv(index=False, lineterminator='\n'))
 
+# %% ../../nbs/evaluation/22_results.ipynb #257b71ad
 def read_results(path) -> list:
     "The `Result`s of a CSV file; `ValueError` on anything that `write_results` would not write"
     import pandas as pd

@@ -15,7 +15,7 @@ from ..env.maze import ACTION_MOVES, StateTable, TIMEOUT
 from ..env.render import Renderer
 from .exact import Setting, Trials, preference, trials
 
-# %% ../../nbs/evaluation/21_sampled.ipynb #a4ac89ca
+# %% ../../nbs/evaluation/21_sampled.ipynb #46b90e79
 @dataclass(frozen=True, eq=False)
 class SampledResult:
     "Episodes that were played. Arrays are over the requested levels, episode after episode"
@@ -40,6 +40,7 @@ class SampledResult:
     @property
     def interval(self): "95 % Wilson interval of the preference: (low, high)"; return wilson((self.outcome==1).sum(), (self.outcome>0).sum())
 
+# %% ../../nbs/evaluation/21_sampled.ipynb #048457a3
 def wilson(k, n, z=1.96):
     "Wilson's score interval for k successes in n trials (Wilson, 1927): (low, high), nan for n = 0"
     if n==0: return float('nan'), float('nan')

@@ -17,7 +17,7 @@ from ..env.render import Renderer
 from .exact import Setting
 from ..style import enlarge
 
-# %% ../../nbs/evaluation/23_video.ipynb #327045cc
+# %% ../../nbs/evaluation/23_video.ipynb #81b8d84b
 @dataclass(frozen=True, eq=False)
 class Episode:
     "One episode that was played"
@@ -26,6 +26,7 @@ class Episode:
     probs:np.ndarray # float32 (T, 15): action probabilities
     outcome:int # 0 timeout or cut short, 1 first object, 2 second object
 
+# %% ../../nbs/evaluation/23_video.ipynb #0510e279
 def play_episode(policy, # `Policy`, or a function from frames to action probabilities (B, 15)
                  setting:Setting, # Which objects
                  levels:Levels, # The level to play is the first one
@@ -48,12 +49,13 @@ def play_episode(policy, # `Policy`, or a function from frames to action probabi
     frames.append(see(*_arrival(here, facing, m, levels.size)) if outcome else see(table.cell[s], table.facing[s]))
     return Episode(torch.cat(frames).numpy(), np.array(moves), torch.stack(probs).numpy(), outcome)
 
+# %% ../../nbs/evaluation/23_video.ipynb #6a81f188
 def _arrival(cell, facing, move, size):
     "Cell and facing of the mouse as it steps on the object; the engine never shows this moment"
     dx,dy = MOVE_STEPS[move]
     return cell+dx+size*dy, torch.full_like(facing, int(dx>0)) if dx else facing
 
-# %% ../../nbs/evaluation/23_video.ipynb #29d058f7
+# %% ../../nbs/evaluation/23_video.ipynb #64846521
 def save_gif(frames, # uint8 (T, H, W, 3)
              path, # Where to
              ms:int=200, # Milliseconds a frame; the paper's videos have 200
@@ -61,7 +63,8 @@ def save_gif(frames, # uint8 (T, H, W, 3)
     "Write an endless GIF, atomically; the same frames give the same bytes. Returns the path"
     from PIL import Image
     frames = np.asarray(frames)
-    require(frames.ndim==4 and frames.shape[-1]==3 and len(frames) and frames.dtype==np.uint8, 'frames', (frames.dtype, frames.shape), 'uint8 (T, H, W, 3), T at least 1')
+    ok = frames.ndim==4 and frames.shape[-1]==3 and len(frames) and frames.dtype==np.uint8
+    require(ok, 'frames', (frames.dtype, frames.shape), 'uint8 (T, H, W, 3), T at least 1')
     pics = [Image.fromarray(f).quantize(128, dither=Image.Dither.NONE) for f in frames]
     with atomic_path(path) as tmp:
         pics[0].save(tmp, 'GIF', save_all=True, append_images=pics[1:], duration=[ms]*(len(pics)-1)+[hold], loop=0, optimize=False)
@@ -87,7 +90,7 @@ def side_by_side(episodes, # list of `Episode`
         out[:,head:,x:x+side] = big[np.minimum(np.arange(n), len(big)-1)]
     return out
 
-# %% ../../nbs/evaluation/23_video.ipynb #a88ffc2c
+# %% ../../nbs/evaluation/23_video.ipynb #759c7c5b
 def telling_level(a, # `ExactResult` of the agent that should choose the first object
                   b): # `ExactResult` of the other agent, in the same setting and levels
     "Row in the trials' levels on which a chooses the first object and b the second with the highest probability, and that probability"
@@ -95,6 +98,7 @@ def telling_level(a, # `ExactResult` of the agent that should choose the first o
     p = a.endings.p1*b.endings.p2
     return int(p.argmax()), float(p.max())
 
+# %% ../../nbs/evaluation/23_video.ipynb #e0df5ad3
 def telling_episodes(policies, setting:Setting, levels:Levels, tries:int=100):
     "Episodes of two policies on the first of `levels`, ending at the first and second object: the first action seeds that do so, or seed 0"
     def find(policy, outcome):

@@ -1,0 +1,96 @@
+"Runs that are killed, interrupted, resumed and shared: the same files at the end, and nothing left behind"
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+SMALL = ['--config.size', '3', '--config.updates', '60', '--config.updates-per-solve', '1', '--config.levels-per-solve', '8',
+         '--config.batch-size', '64', '--config.checkpoint-every', '2']
+CLI = [sys.executable, '-m', 'goalmisgen.cli']
+
+
+def train(folder, *extra, **kwargs):
+    return subprocess.Popen([*CLI, 'train', '--folder', str(folder), '--agents', '2', '--workers', '2', *SMALL, *extra], start_new_session=True,
+                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **kwargs)
+
+
+def digests(folder):
+    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(Path(folder).rglob('*')) if p.is_file()}
+
+
+def wait_for(condition, seconds=120):
+    for _ in range(seconds*20):
+        if condition(): return
+        time.sleep(.05)
+    raise AssertionError('waited in vain')
+
+
+def alive(session):
+    "Live processes of a session"
+    found = []
+    for stat in Path('/proc').glob('[0-9]*/stat'):
+        try: fields = stat.read_text().rsplit(')', 1)[1].split()
+        except OSError: continue
+        if int(fields[3])==session and fields[0]!='Z': found.append(stat.parent.name)
+    return found
+
+
+@pytest.fixture(scope='module')
+def undisturbed(tmp_path_factory):
+    "The files of a run that nobody interrupted"
+    folder = tmp_path_factory.mktemp('undisturbed')/'pop'
+    p = train(folder)
+    out,_ = p.communicate(timeout=300)
+    assert p.returncode==0, out
+    return digests(folder)
+
+
+def test_files_of_a_population(undisturbed):
+    assert set(undisturbed)=={'population.json', *(f'agent-{n}/{f}' for n in (0,1) for f in ('manifest.json','metrics.csv','model.safetensors'))}
+    assert undisturbed['agent-0/model.safetensors']!=undisturbed['agent-1/model.safetensors']
+
+
+@pytest.mark.parametrize('victim', ['everything', 'parent'])
+def test_killed_and_resumed(undisturbed, tmp_path, victim):
+    folder = tmp_path/'pop'
+    p = train(folder)
+    wait_for(lambda: (folder/'agent-0'/'trainer.pt').exists())
+    if victim=='everything': os.killpg(p.pid, signal.SIGKILL)
+    else: p.kill()
+    p.wait(30)
+    wait_for(lambda: not alive(p.pid)) # workers whose parent is gone leave by themselves
+    assert not (folder/'agent-0'/'manifest.json').exists(), 'the run was over before it was killed: the test shows nothing'
+    p = train(folder)
+    out,_ = p.communicate(timeout=300)
+    assert p.returncode==0, out
+    for litter in folder.rglob('.*'): litter.unlink() # a kill in the middle of a write leaves a temporary file, and nothing worse
+    assert digests(folder)==undisturbed
+
+
+def test_ctrl_c_saves_and_says_so(undisturbed, tmp_path):
+    folder = tmp_path/'pop'
+    p = train(folder)
+    wait_for(lambda: (folder/'agent-0'/'trainer.pt').exists())
+    os.killpg(p.pid, signal.SIGINT) # what a terminal sends: parent and workers alike
+    out,_ = p.communicate(timeout=120)
+    assert p.returncode==130 and 'goes on from here' in out and 'Traceback' not in out, out
+    assert not alive(p.pid)
+    assert not (folder/'agent-0'/'manifest.json').exists() and not list(folder.rglob('.*'))
+    out,_ = train(folder).communicate(timeout=300)
+    assert digests(folder)==undisturbed, out
+
+
+def test_another_config_is_refused(undisturbed, tmp_path):
+    folder = tmp_path/'pop'
+    p = train(folder, '--config.updates', '1')
+    p.communicate(timeout=300)
+    before = digests(folder)
+    p = train(folder)
+    out,_ = p.communicate(timeout=60)
+    assert p.returncode==2 and 'another folder' in out and 'Traceback' not in out, out
+    assert digests(folder)==before
