@@ -102,18 +102,19 @@ def level_seeds(seed:int, num_envs:int, n:int, num_levels:int=0, start_level:int
     words = random_words(env_seeds(seed, num_envs), n).astype(np.int64)
     return words % (2**31-1) if num_levels==0 else start_level + words%num_levels
 
-# %% ../../nbs/env/05_maze.ipynb #6ac45815
+# %% ../../nbs/env/05_maze.ipynb #7b91f4ce
 class MazeEnv:
     "A batch of mazes on one torch device, with Procgen's rules, level order and automatic resets. `ValueError` on bad arguments"
     def __init__(self,
         num_envs:int=64, # Environments side by side
         spec:MazeSpec=TRAIN, # The family of levels
-        objects=('yellow line',), # Names of the first and second object
         background:str='black', # 'black', 'grey' or 'textured'
         num_levels:int=100_000, # Level seeds to draw from; 0 for all below 2**31 - 1
         start_level:int=0, # The first of them
         seed:int=0, # Of the level order (Procgen's `rand_seed`)
-        device='cpu'): # Torch device of states, rewards and frames
+        device='cpu', # Torch device of states, rewards and frames
+        objects=None): # Names of the first and second object; default the paper's: yellow line, or red line and yellow gem
+        if objects is None: objects = ('yellow line',) if len(spec.rewards)==1 else ('red line','yellow gem')
         require(type(num_envs) is int and num_envs>=1, 'num_envs', num_envs, 'an integer of at least 1')
         ok = type(num_levels) is int and type(start_level) is int and num_levels>=0 and start_level>=0 and start_level+num_levels<2**31
         require(ok, 'num_levels, start_level', (num_levels,start_level), 'integers from 0, their sum under 2**31')
