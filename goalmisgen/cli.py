@@ -5,17 +5,18 @@
 # %% auto #0
 __all__ = ['COMMANDS', 'StudyCommand', 'TrainCommand', 'EvaluateCommand', 'main']
 
-# %% ../nbs/90_cli.ipynb #12e44287
+# %% ../nbs/90_cli.ipynb #0bb094fc
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from tyro.conf import Positional
 from .agents.exact_ppo import ExactPPOConfig
 
-# %% ../nbs/90_cli.ipynb #23e7b30d
+# %% ../nbs/90_cli.ipynb #ed091480
 @dataclass(frozen=True)
 class StudyCommand:
     "Train a population, evaluate it and write a report. What is done already is not done again"
-    name:str = 'quick' # Which study: quick, hundred or textured
+    name:Positional[str] = 'quick' # Which study: quick, hundred or textured
     agents:int|None = None # Use this many agents, numbers 0, 1, 2 …, instead of the study's own
     home:Path = Path('.') # Folder for runs/, results/ and reports/
     workers:int|None = None # Processes side by side; default one per core
@@ -30,11 +31,11 @@ class StudyCommand:
         page = run_study(study, self.home, self.workers)
         print(f'\nAgents   {self.home/"runs"/study.name}\nTable    {self.home/"results"/study.name}.csv\nReport   {page}')
 
-# %% ../nbs/90_cli.ipynb #b9e5eb97
+# %% ../nbs/90_cli.ipynb #354093d5
 @dataclass(frozen=True)
 class TrainCommand:
     "Train a population by exact-advantage PPO, or go on with it"
-    folder:Path # Where the population goes
+    folder:Positional[Path] # Where the population goes
     agents:int = 6 # How many agents, numbered from `first`
     first:int = 0 # Number of the first agent: its seed
     workers:int|None = None # Processes side by side; default one per core
@@ -47,11 +48,11 @@ class TrainCommand:
         for n,error in report.failed.items(): print(f'agent {n} failed:\n{error}', file=sys.stderr)
         if report.failed: sys.exit(1)
 
-# %% ../nbs/90_cli.ipynb #951b2199
+# %% ../nbs/90_cli.ipynb #fe7b6461
 @dataclass(frozen=True)
 class EvaluateCommand:
     "Ask one agent to choose between two objects, exactly, and print the answer"
-    agent:Path # Agent folder, .safetensors file or published .pth
+    agent:Positional[Path] # Agent folder, .safetensors file or published .pth
     obj1:str = 'red line' # First object
     obj2:str = 'yellow gem' # Second object
     background:str = 'black' # black, grey or textured

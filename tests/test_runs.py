@@ -15,7 +15,7 @@ CLI = [sys.executable, '-m', 'goalmisgen.cli']
 
 
 def train(folder, *extra, **kwargs):
-    return subprocess.Popen([*CLI, 'train', '--folder', str(folder), '--agents', '2', '--workers', '2', *SMALL, *extra], start_new_session=True,
+    return subprocess.Popen([*CLI, 'train', str(folder), '--agents', '2', '--workers', '2', *SMALL, *extra], start_new_session=True,
                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **kwargs)
 
 

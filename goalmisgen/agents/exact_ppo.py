@@ -19,7 +19,7 @@ from ..env.maze import ACTION_MOVES, StateTable
 from ..env.objects import BACKGROUNDS, GoalObject
 from ..env.render import Renderer
 
-# %% ../../nbs/agents/12_exact_ppo.ipynb #7dd48fca
+# %% ../../nbs/agents/12_exact_ppo.ipynb #fb779d1d
 PRECISIONS = ('auto','bfloat16','float32')
 
 @dataclass(frozen=True)
@@ -29,16 +29,16 @@ class ExactPPOConfig:
     background:str = 'black' # black, grey or textured
     size:int = 5 # World size in cells: 3 or 5, where all levels are known
     updates:int = 240 # Gradient steps in all
-    updates_per_solve:int = 3 # Gradient steps between two solutions of the chain
-    levels_per_solve:int = 34 # Levels solved at a time
+    updates_per_solve:int = 8 # Gradient steps between two solutions of the chain
+    levels_per_solve:int = 102 # Levels solved at a time
     batch_size:int = 256 # States drawn for each gradient step
     lr:float = 1.5e-3 # Adam's learning rate at the beginning; it falls to 0 linearly
     gamma:float = .999 # Discount
     clip:float = .2 # PPO's clipping range of the probability ratio
-    entropy:float = .01 # Weight of the entropy bonus
+    entropy:float = .02 # Weight of the entropy bonus
     max_grad_norm:float = .5 # Gradients longer than this are shortened to it
     precision:str = 'auto' # Of training: bfloat16, float32, or auto (bfloat16 where the processor has it)
-    checkpoint_every:int = 8 # Solutions between two checkpoints
+    checkpoint_every:int = 3 # Solutions between two checkpoints
 
     def __post_init__(self):
         GoalObject.parse(self.goal)

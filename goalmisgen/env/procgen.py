@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['read_state', 'write_state', 'check_state', 'put_level', 'read_levels', 'Engine', 'EngineMaze']
 
-# %% ../../nbs/env/07_procgen.ipynb #e6bcd2d3
-import io, json, os, re, shutil, struct, subprocess, sys, tempfile, weakref
+# %% ../../nbs/env/07_procgen.ipynb #9765299a
+import io, json, os, re, struct, subprocess, sys, tempfile, weakref
 import numpy as np
 from functools import lru_cache
 from pathlib import Path
@@ -124,11 +124,10 @@ def check_state(fields:dict) -> dict: # As `read_state` gives them
     _check_grid(fields)
     return fields
 
-# %% ../../nbs/env/07_procgen.ipynb #74a5a9a1
+# %% ../../nbs/env/07_procgen.ipynb #31e583f3
 def _check_values(of, allowed, prefix):
     for name,values in allowed.items(): require(of[name] in values, prefix+name, of[name], ', '.join(map(str, values)))
 
-# %% ../../nbs/env/07_procgen.ipynb #310266fc
 def _mouse(fields):
     "The one entity of a maze"
     require(len(fields['entities'])==1, 'number of entities', len(fields['entities']), '1, the mouse')
@@ -173,19 +172,17 @@ def read_levels(states:list) -> Levels: # Each as `read_state` gives it, all of 
     grid,mice,background,seeds = (np.stack([s[k] for s in states]) for k in ('grid','entities','background_index','level_seed'))
     return make_levels((grid[...,None]==_CODES).argmax(-1), background, np.hstack([mice['x'],mice['y']]).astype(int), seeds)
 
-# %% ../../nbs/env/07_procgen.ipynb #c11343f2
-_SPRITE_FILES = ('cheese.png', 'explosion1.png') # What the engine draws for the first and second object
-
+# %% ../../nbs/env/07_procgen.ipynb #d36f685b
 def _asset_copy(folder, objects):
     "Fill the new `folder` with links to Procgen's pictures, and with our sprites for `objects`"
     from PIL import Image
     from goalmisgen.env.render import asset_dir # here, so that the process of the engine does without torch
-    link = shutil.copy2 if os.name=='nt' else os.symlink
-    shutil.copytree(asset_dir().resolve(), folder, copy_function=link)
-    for name,obj in zip(_SPRITE_FILES, objects):
-        path = Path(folder)/'misc_assets'/name
-        path.unlink()
-        Image.fromarray(sprite(obj)).save(path)
+    root,new = asset_dir().resolve(), dict(zip(('cheese.png','explosion1.png'), map(sprite, objects)))
+    (folder/'misc_assets').mkdir(parents=True)
+    for path in [*root.iterdir(), *(root/'misc_assets').iterdir()]:
+        at = folder/path.relative_to(root)
+        if path.name in new: Image.fromarray(new[path.name]).save(at)
+        elif not at.exists(): os.symlink(path, at, path.is_dir())
 
 # %% ../../nbs/env/07_procgen.ipynb #56639743
 def _send(pipe, **arrays):
@@ -235,7 +232,7 @@ def _serve():
     _send(replies, ready=True)
     while (request := _receive(sys.stdin.buffer)) is not None: _send(replies, **_do(env, **request))
 
-# %% ../../nbs/env/07_procgen.ipynb #2db02346
+# %% ../../nbs/env/07_procgen.ipynb #13bdbe8d
 class Engine:
     "Stock Procgen environments in another process. `ValueError` on bad arguments; `RuntimeError` if that process dies"
     def __init__(self,
@@ -254,10 +251,10 @@ class Engine:
         objects = (objects,) if isinstance(objects, (str,GoalObject)) else tuple(objects)
         require(len(objects)<=2, 'objects', objects, 'at most two')
         self.game,self.num_envs,self.objects = game, num_envs, tuple(map(GoalObject.parse, objects))
-        options = dict(num=num_envs, env_name=game, distribution_mode=mode, num_levels=num_levels, start_level=start_level, rand_seed=seed)
         with tempfile.TemporaryDirectory() as tmp:
-            _asset_copy(f'{tmp}/assets', self.objects)
-            self._start(dict(options, resource_root=f'{tmp}/assets/'))
+            _asset_copy(Path(tmp)/'assets', self.objects)
+            self._start(num=num_envs, env_name=game, distribution_mode=mode, num_levels=num_levels, start_level=start_level, rand_seed=seed,
+                        resource_root=f'{tmp}/assets/')
 
     def __enter__(self): return self
     def __exit__(self, *args): self.close()
@@ -266,9 +263,9 @@ class Engine:
         "End the process; harmless when it has ended"
         self._stop()
 
-# %% ../../nbs/env/07_procgen.ipynb #2aa28f3e
+# %% ../../nbs/env/07_procgen.ipynb #5ebd7dd5
 @patch
-def _start(self:Engine, options):
+def _start(self:Engine, **options):
     "Start the process; return when it has read its pictures"
     self._log = tempfile.TemporaryFile()
     code = 'from goalmisgen.env.procgen import _serve; _serve()'
@@ -346,18 +343,17 @@ def step(self:Engine, actions): # int (num_envs,): -1..14; -1 ends the episode
     r = self._ask('act', actions=actions.astype(np.int32))
     return r['reward'], r['first'].astype(bool)
 
-# %% ../../nbs/env/07_procgen.ipynb #f3a249d4
+# %% ../../nbs/env/07_procgen.ipynb #9403e91f
 class EngineMaze(Engine):
     "Levels of ours, played and drawn by stock Procgen. The second object is a decoy. `ValueError` on bad arguments"
     def __init__(self,
         objects=('yellow line',), # Names of the first and second object
         num_envs:int=64): # Environments side by side
+        require(len(objects)>0, 'objects', objects, 'one or two')
         super().__init__('maze', num_envs, objects=objects)
-        require(len(self.objects)>0, 'objects', objects, 'one or two')
-        self._blank = self.states()[0] # every level is written into this state
-        self.size,self._first = self._blank['world_dim'], _checked([self._blank]*num_envs)
+        self._blank,self._levels = self.states()[0], None # every level is written into this one state
 
-# %% ../../nbs/env/07_procgen.ipynb #ebfce205
+# %% ../../nbs/env/07_procgen.ipynb #3ddc2a60
 @patch
 def put(self:EngineMaze,
     levels:Levels, # One for each environment
@@ -369,23 +365,26 @@ def put(self:EngineMaze,
     require(len(levels)==n, 'number of levels', len(levels), n)
     cell,facing = [None]*n if cell is None else np.broadcast_to(cell, n), np.broadcast_to(facing, n)
     self.load([put_level(self._blank, levels, i, cell[i], int(facing[i]), background) for i in range(n)])
-    self.size,self._first = levels.size, _checked([put_level(self._blank, levels, i, background=background) for i in range(n)])
+    self._levels,self._background = levels, background
 
-# %% ../../nbs/env/07_procgen.ipynb #30789fa4
+# %% ../../nbs/env/07_procgen.ipynb #71bd353e
 @patch
 def step(self:EngineMaze, actions): # int (num_envs,): -1..14; -1 ends the episode
     "Play one step everywhere: reward float32 (num_envs,), done bool (num_envs,). Where done, the level begins again"
+    require(self._levels is not None, 'levels', None, 'levels entered with `put` before the first step')
     reward,done = Engine.step(self, actions)
     again = np.flatnonzero(done)
-    if len(again): self._ask('load', index=again, **_join([self._first[i] for i in again]))
+    first = _checked([put_level(self._blank, self._levels, i, background=self._background) for i in again])
+    if len(again): self._ask('load', index=again, **_join(first))
     return reward, done
 
-# %% ../../nbs/env/07_procgen.ipynb #872f8845
+# %% ../../nbs/env/07_procgen.ipynb #b246a39c
 @patch
 def places(self:EngineMaze):
     "Where the mice are now: cell int64 (num_envs,), size*y + x, and facing int64 (num_envs,), 0 left, 1 right"
-    mice = np.concatenate([s['entities'] for s in self.states()])
-    return mice['x'].astype(int) + self.size*mice['y'].astype(int), mice['is_reflected'].astype(int)
+    states = self.states()
+    mice = np.concatenate([s['entities'] for s in states])
+    return mice['x'].astype(int) + states[0]['world_dim']*mice['y'].astype(int), mice['is_reflected'].astype(int)
 
 # %% ../../nbs/env/07_procgen.ipynb #35a818ba
 @patch

@@ -1,0 +1,101 @@
+"The network against a plain rewriting of it, and exact evaluation against play, for networks with opinions"
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from goalmisgen.agents.exact_ppo import ExactPPO, ExactPPOConfig, Seeds
+from goalmisgen.agents.impala import Policy, action_probs
+from goalmisgen.env.levels import DUEL, TRAIN, generate
+from goalmisgen.env.maze import MazeEnv
+from goalmisgen.env.render import Renderer
+from goalmisgen.evaluation.exact import Setting, evaluate_exact
+from goalmisgen.evaluation.sampled import evaluate_sampled
+
+
+def opinionated(seed):
+    "An untrained network whose small differences are blown up, so that it acts differently from frame to frame"
+    policy = Policy(seed)
+    with torch.no_grad(): policy.fc_policy.weight *= 150
+    return policy
+
+
+def plain_forward(w, frames):
+    "The network as a list of operations on NCHW float64, from the state dict alone"
+    def conv(x, name): return F.conv2d(x, w[f'embedder.{name}.weight'], w[f'embedder.{name}.bias'], padding=1)
+    x = torch.as_tensor(frames).double().permute(0,3,1,2)/255
+    for block in ('block1','block2','block3'):
+        x = F.max_pool2d(conv(x, f'{block}.conv'), 3, stride=2, padding=1)
+        for res in ('res1','res2'): x = x + conv(F.relu(conv(F.relu(x), f'{block}.{res}.conv1')), f'{block}.{res}.conv2')
+    h = F.relu(F.linear(F.relu(x).reshape(len(x),-1), w['embedder.fc.weight'], w['embedder.fc.bias']))
+    return F.linear(h, w['fc_policy.weight'], w['fc_policy.bias']), F.linear(h, w['fc_value.weight'], w['fc_value.bias'])[:,0]
+
+
+def test_network_is_the_plain_one():
+    policy,frames = opinionated(3), Renderer(5, ('red line','yellow gem'), 'textured').first_frames(generate(DUEL, range(20)))
+    w = {k: v.double().contiguous() for k,v in policy.state_dict().items()}
+    logits,value = plain_forward(w, frames)
+    with torch.no_grad(): got = policy(frames)
+    assert logits.std()>.1
+    torch.testing.assert_close(got[0].double(), logits, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(got[1].double(), value, rtol=1e-4, atol=1e-4)
+
+
+def test_probabilities_do_not_depend_on_the_batch():
+    policy,frames = opinionated(1), Renderer(5, 'yellow line').first_frames(generate(TRAIN, range(50)))
+    together,apart = action_probs(policy, frames), torch.cat([action_probs(policy, f[None]) for f in frames])
+    torch.testing.assert_close(together, apart, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize('background', ['black','textured'])
+def test_exact_and_sampled_agree(background):
+    "Over agents and settings the differences, in standard errors, are standard normal"
+    z = []
+    for seed in range(3):
+        policy = opinionated(seed)
+        for obj1,obj2 in (('red line','yellow gem'), ('white gem','blue line')):
+            setting,levels = Setting(obj1,obj2,background), range(100000,100012)
+            exact,played = evaluate_exact(policy, setting, levels), evaluate_sampled(policy, setting, levels, episodes=150)
+            p = exact.endings.p1[exact.trials.index]
+            z += list(((played.outcome==1).mean(0)-p)/np.sqrt(p*(1-p)/150+1e-12))
+            steps = exact.endings.steps[exact.trials.index]
+            z.append((played.steps.mean()-steps.mean())/(played.steps.std(0)/np.sqrt(150*len(steps))).mean())
+    z = np.array(z)
+    assert len(z)==78 and abs(z.mean())<4/np.sqrt(len(z)) and .8<z.std()<1.2
+
+
+def test_evaluation_equals_playing_the_environment():
+    "`MazeEnv`, one level at a time, reaches the objects as often as `evaluate_exact` says"
+    policy,setting,n = opinionated(5), Setting('red line','yellow gem'), 600
+    exact = evaluate_exact(policy, setting, range(100003,100004))
+    env = MazeEnv(n, DUEL, num_levels=1, start_level=100003, objects=('red line','yellow gem'))
+    g,first,steps,open_ = torch.Generator().manual_seed(0), torch.zeros(n), torch.zeros(n), torch.ones(n, dtype=torch.bool)
+    probs = torch.full((len(env.table),15), float('nan'))
+    while open_.any():
+        for s in env.state.unique():
+            if probs[s].isnan().any(): probs[s] = action_probs(policy, env.frames()[env.state==s][:1])[0]
+        reward,done = env.step(torch.multinomial(probs[env.state], 1, generator=g)[:,0])
+        first[open_ & done] = reward[open_ & done]
+        steps += open_
+        open_ &= ~done
+    assert abs((first>0).float().mean()-exact.p1) < 4*np.sqrt(exact.p1*(1-exact.p1)/n)
+    assert abs(steps.mean()-exact.capability) < 4*steps.std()/np.sqrt(n)
+
+
+def test_learning_learns():
+    "A minute of training is enough to see the value rise; a broken gradient would not"
+    learner = ExactPPO(ExactPPOConfig(size=3, updates=40, updates_per_solve=2, levels_per_solve=8, batch_size=64, precision='float32'), Seeds(0))
+    first = learner.learn()
+    while not learner.done: last = learner.learn()
+    assert last['value']>first['value']+.05 and last['length']<.7*first['length']
+
+
+@pytest.mark.parametrize('seeds,same', [(Seeds(4), True), (Seeds(5,weights=4), False), (Seeds(5,weights=4,levels=4,sampling=4), True)])
+def test_three_seeds(seeds, same):
+    "The agent's number matters only through the streams it seeds"
+    config = ExactPPOConfig(size=3, updates=2, updates_per_solve=1, levels_per_solve=2, batch_size=16, precision='float32')
+    learners = [ExactPPO(config, s) for s in (Seeds(4), seeds)]
+    assert all(torch.equal(a,b) for a,b in zip(*(x.policy.state_dict().values() for x in learners)))
+    for x in learners:
+        while not x.done: x.learn()
+    assert same==all(torch.equal(a,b) for a,b in zip(*(x.policy.state_dict().values() for x in learners)))
