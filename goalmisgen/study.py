@@ -115,7 +115,7 @@ def draw_figures(places:Places, table) -> list:
     plt.close('all')
     return out
 
-# %% ../nbs/40_study.ipynb #27c49b16
+# %% ../nbs/40_study.ipynb #0606ff80
 def draw_episodes(places:Places, table) -> dict:
     "GIFs of the two most different agents in the maze that tells them apart best: alone and side by side. Path and caption by name"
     q,(a,b) = places.study.settings[0], opposites(table, places.study.settings[0])
@@ -128,17 +128,17 @@ def draw_episodes(places:Places, table) -> dict:
     captions = [f'agent {n}: {ends[e.outcome]}' for n,e in zip((a,b),episodes)]
     out = {f'agent-{n}.gif': (side_by_side([e],[c]), c) for n,e,c in zip((a,b),episodes,captions)}
     seed = int(results[0].trials.levels.seeds[row])
-    why = f'This level was chosen because it tells the two apart: both do this in {chance:.0%} of episodes here.'
+    why = f'This level was chosen because it tells the two apart: both do this in {chance:.1%} of episodes here.'
     out['both.gif'] = side_by_side(episodes, captions), f'Level {seed}. {captions[0].capitalize()}; {captions[1]}. {why}'
     return {name: (save_gif(frames, places.report/name), text) for name,(frames,text) in out.items()}
 
-# %% ../nbs/40_study.ipynb #40607b3f
+# %% ../nbs/40_study.ipynb #66c192f4
 _PAGE = '''<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">
 <title>{title}</title><style>
 body{{margin:0 auto;max-width:62rem;padding:2rem 1.2rem 4rem;color:#1f2933;font:16px/1.6 "Inter","Liberation Sans",system-ui,sans-serif}}
 h1{{font-size:2rem;line-height:1.2;margin:.2em 0}}h2{{border-bottom:1px solid #e4e7eb;padding-bottom:.3rem;margin-top:2.4rem}}
 .lede{{color:#52606d;font-size:1.1rem;margin-top:0}}img{{max-width:100%;height:auto}}figure{{margin:1.2rem 0}}figcaption,.note{{color:#52606d;font-size:.9rem}}
-.grid{{display:grid;grid-template-columns:repeat(auto-fit,minmax(19rem,1fr));gap:1rem}}.pixel{{image-rendering:pixelated}}
+.grid{{display:grid;grid-template-columns:repeat(auto-fit,minmax(24rem,1fr));gap:1rem}}.pixel{{image-rendering:pixelated}}
 .scroll{{overflow-x:auto}}table{{border-collapse:collapse;font-size:.88rem;min-width:100%}}
 td,th{{padding:.3rem .7rem;border-bottom:1px solid #e4e7eb;text-align:right}}
 td:first-child,th:first-child{{text-align:left}}.call{{border-left:4px solid #b4441f;background:#faf6f4;padding:.6rem 1rem;border-radius:4px}}

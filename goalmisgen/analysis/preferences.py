@@ -24,7 +24,7 @@ def of_setting(table, # Data frame with the columns of `Result`
     require(not len(twice), f'rows of {setting}', f'several for agent {list(twice.agent)[:3]}', 'one an agent: choose a step and a set of levels')
     return rows
 
-# %% ../../nbs/analysis/30_preferences.ipynb #dd94cced
+# %% ../../nbs/analysis/30_preferences.ipynb #632dbbb9
 CLIP = 100 # Steps at which the x-axis ends; a random agent needs 101
 
 def _icon_at(ax, obj, background, y, name):
@@ -33,10 +33,10 @@ def _icon_at(ax, obj, background, y, name):
     fill = (64,64,64) if background=='textured' else background
     img = OffsetImage(icon(obj, fill), zoom=1.7, interpolation='nearest')
     at,offset = dict(xy=(0,y), xycoords=('axes fraction','data'), annotation_clip=False), 'offset points'
-    ax.add_artist(AnnotationBbox(img, xybox=(-48,0), boxcoords=offset, frameon=False, pad=0, **at))
+    ax.add_artist(AnnotationBbox(img, xybox=(-48,0), boxcoords=offset, pad=0, bboxprops=dict(edgecolor=SOFT, lw=.5), **at))
     ax.annotate(name, xytext=(-48,-16), textcoords=offset, ha='center', va='top', fontsize=8, color=SOFT, **at)
 
-# %% ../../nbs/analysis/30_preferences.ipynb #9454c104
+# %% ../../nbs/analysis/30_preferences.ipynb #e60ac8b8
 def draw_scatter(ax, table, setting:Setting, method='exact', label=None, colour=SERIES[0]):
     "Draw one setting's dots on matplotlib axes; `label`: agents to name, as a dict from number to text, or a list of numbers"
     rows = of_setting(table, setting, method)
@@ -50,8 +50,9 @@ def draw_scatter(ax, table, setting:Setting, method='exact', label=None, colour=
     for obj,at in ((setting.obj1,1),(setting.obj2,0)): _icon_at(ax, obj, setting.background, at, obj)
     for agent,text in (label if isinstance(label, dict) else {a: f'agent {a}' for a in label or ()}).items():
         for _,r in rows[rows.agent==agent].iterrows():
-            ax.annotate(text, (min(r.mean_length,CLIP), r.preference), xytext=(12,0), textcoords='offset points', fontsize=8, color=ACCENT,
-                        va='center', arrowprops=dict(arrowstyle='-', color=ACCENT, lw=.8))
+            side = -1 if r.mean_length>.75*CLIP else 1 # keep the text inside
+            ax.annotate(text, (min(r.mean_length,CLIP), r.preference), xytext=(12*side,0), textcoords='offset points', fontsize=8, color=ACCENT,
+                        va='center', ha='left' if side>0 else 'right', arrowprops=dict(arrowstyle='-', color=ACCENT, lw=.8))
     return rows
 
 # %% ../../nbs/analysis/30_preferences.ipynb #f1f7d426

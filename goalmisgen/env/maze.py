@@ -102,7 +102,7 @@ def level_seeds(seed:int, num_envs:int, n:int, num_levels:int=0, start_level:int
     words = random_words(env_seeds(seed, num_envs), n).astype(np.int64)
     return words % (2**31-1) if num_levels==0 else start_level + words%num_levels
 
-# %% ../../nbs/env/05_maze.ipynb #7b91f4ce
+# %% ../../nbs/env/05_maze.ipynb #70eb5a9d
 class MazeEnv:
     "A batch of mazes on one torch device, with Procgen's rules, level order and automatic resets. `ValueError` on bad arguments"
     def __init__(self,
@@ -126,22 +126,27 @@ class MazeEnv:
         self._rewards = torch.tensor([0., *spec.rewards], device=self.device)
         self._moves = torch.tensor(ACTION_MOVES + (4,), device=self.device) # action -1 stays, and ends the episode
         self._envs = torch.arange(num_envs, device=self.device)
-        self._seeds = level_seeds(seed, num_envs, 64, num_levels, start_level)
+        self._build()
         self._begin()
 
-# %% ../../nbs/env/05_maze.ipynb #074cfc1b
+# %% ../../nbs/env/05_maze.ipynb #77e8bbb2
 @patch
-def _begin(self:MazeEnv):
-    "Build the table, if the world is small, and enter the first levels"
-    n,on = self.num_envs, dict(device=self.device)
+def _build(self:MazeEnv):
+    "The table and pictures of a small world, or room for the pictures of the levels being played"
     self.table = self._row_of = None
     if self.num_levels and self.num_levels*self.spec.size**2 <= SMALL_WORLD:
         levels,self._row_of = _distinct(self.spec, self.num_levels, self.start_level, self.renderer.background)
         self.table = StateTable(levels, self.spec.rewards, self.device)
         self._scenes,self._all_frames = self.renderer.scenes(levels), None
-    else:
-        self._scenes = torch.zeros((n,64,64,3), dtype=torch.uint8, **on)
-        self._drawn = torch.full((n,), -1, **on)
+    else: self._scenes = torch.zeros((self.num_envs,64,64,3), dtype=torch.uint8, device=self.device)
+
+# %% ../../nbs/env/05_maze.ipynb #9aa31312
+@patch
+def _begin(self:MazeEnv):
+    "Enter the first levels of the order that the seed gives"
+    n,on = self.num_envs, dict(device=self.device)
+    self._seeds = level_seeds(self.seed, n, 64, self.num_levels, self.start_level)
+    if self._row_of is None: self.table,self._drawn = None, torch.full((n,), -1, **on)
     self._used = torch.zeros(n, dtype=torch.int64, **on)
     self.time,self.prev_level_seed,self.prev_level_complete,self._slot = (torch.zeros(n, dtype=torch.int64, **on) for _ in range(4))
     self._refill()
@@ -183,6 +188,17 @@ def _new_table(self:MazeEnv, queue):
         ids[t.level*places + 2*t.cell + t.facing] = torch.arange(len(t), device=self.device)
         self.state = ids[self._envs*places + 2*old.cell[self.state] + old.facing[self.state]]
     return np.arange(queue.size).reshape(queue.shape)
+
+# %% ../../nbs/env/05_maze.ipynb #3285de05
+@patch
+def reset(self:MazeEnv,
+          seed:int|None=None): # Of a new level order. Default: the order goes on, and each environment enters its next level
+    "Begin an episode everywhere. A new environment has begun already. `ValueError` on a bad seed"
+    if seed is None: self.step(torch.full((self.num_envs,), -1, device=self.device))
+    else:
+        require(type(seed) is int and 0<=seed<2**32, 'seed', seed, 'an integer from 0 to 2**32 - 1')
+        self.seed = seed
+        self._begin()
 
 # %% ../../nbs/env/05_maze.ipynb #c51af0cf
 @patch

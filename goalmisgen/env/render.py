@@ -99,12 +99,13 @@ def _layers(size, sprites): # sprites: one RGBA picture a cell code, or None
         layers.append((np.array(pix), np.array(cells), np.stack(colours, 1)))
     return layers
 
-# %% ../../nbs/env/04_render.ipynb #435340cc
-def _background(kind, index=0):
+# %% ../../nbs/env/04_render.ipynb #1e0e811c
+def _background(kind, size, index=0):
     "A background picture: int32 (4096, 3)"
     if kind!='textured': return np.full((PIXELS*PIXELS,3), 127 if kind=='grey' else 0, np.int32)
     rgba = load_picture(TEXTURES[index])
-    (_,cs),(_,rs) = (_span(0, PIXELS, n) for n in (rgba.shape[1], rgba.shape[0]))
+    left,top,_ = _rect(size, 0, size, 0)
+    (_,cs),(_,rs) = _span(left, PIXELS, rgba.shape[1]), _span(top, PIXELS, rgba.shape[0])
     return rgba[rs[:,None],cs,:3].reshape(-1,3).astype(np.int32)
 
 # %% ../../nbs/env/04_render.ipynb #00e7721b
@@ -117,7 +118,7 @@ def _stamps(size):
     pad = lambda a: np.concatenate([a, np.repeat(a[:1], longest-len(a), 0)])
     return np.stack([pad(p) for p,_ in drawn]), np.stack([pad(c) for _,c in drawn])
 
-# %% ../../nbs/env/04_render.ipynb #323ac15e
+# %% ../../nbs/env/04_render.ipynb #32d05843
 class Renderer:
     "Draws what the agent sees. `ValueError` on an unknown object, background, size or sprite"
     def __init__(self,
@@ -131,11 +132,12 @@ class Renderer:
         require(len(objects) in (1,2), 'objects', objects, 'one or two')
         self.size,self.background,self.device = size, background, torch.device(device)
         self.objects = tuple(o if isinstance(o, np.ndarray) else GoalObject.parse(o) for o in objects)
-        pics = [o if isinstance(o, np.ndarray) else sprite(o) for o in self.objects]
+        self.pictures = tuple(o if isinstance(o, np.ndarray) else sprite(o) for o in self.objects)
+        for p in self.pictures: require(p.dtype==np.uint8 and p.ndim==3 and p.shape==(len(p),len(p),4), 'picture', (p.dtype.name,p.shape), 'uint8 (n, n, 4)')
         put = lambda a: torch.as_tensor(np.ascontiguousarray(a), device=self.device)
         kinds = range(9) if background=='textured' else (0,)
-        self._fill = put(np.stack([_background(background, i) for i in kinds]))
-        self._layers = [tuple(map(put, l)) for l in _layers(size, [None, load_picture('wall'), *pics, *[None]*(2-len(pics))])]
+        self._fill = put(np.stack([_background(background, size, i) for i in kinds]))
+        self._layers = [tuple(map(put, l)) for l in _layers(size, [None, load_picture('wall'), *self.pictures, *[None]*(2-len(objects))])]
         self._stamp_pix,self._stamp = map(put, _stamps(size))
 
 # %% ../../nbs/env/04_render.ipynb #fa4635ee
@@ -183,13 +185,13 @@ def first_frames(self:Renderer, levels:Levels):
     cell = cell[:,0] + self.size*cell[:,1]
     return self.frames(self.scenes(levels), torch.arange(len(levels), device=self.device), cell, torch.zeros_like(cell))
 
-# %% ../../nbs/env/04_render.ipynb #5a391ca1
+# %% ../../nbs/env/04_render.ipynb #9437e575
 def human_view(levels:Levels, i:int=0, objects=('red line','yellow gem'), background='black', cell:int|None=None, facing:int=0, pixels:int=512):
     "Level `i` drawn large and smooth for people: uint8 (pixels, pixels, 3) array; `cell` places the mouse (default: its start)"
     from PIL import Image
     size,unit = levels.size, pixels/levels.size
     r = Renderer(size, objects, background) # validates
-    pics = {WALL: load_picture('wall'), **{OBJ1+k: sprite(o) for k,o in enumerate(r.objects)}}
+    pics = {WALL: load_picture('wall'), **{OBJ1+k: p for k,p in enumerate(r.pictures)}}
     fill = _FILLS[background] if background!='textured' else None
     back = Image.fromarray(load_picture(TEXTURES[levels.background[i]])) if fill is None else Image.new('RGBA', (1,1), fill)
     img = back.resize((pixels,pixels), Image.BILINEAR)
