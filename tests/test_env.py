@@ -53,6 +53,50 @@ def test_level_order(seed, num_envs, num_levels, start):
 
 # Levels
 
+def slow_level(spec, seed):
+    "One level by the rules of the game, one random number after the other: grid (size, size), background, maze size"
+    source = np.random.RandomState(seed)
+    def draw(n): return int(source.randint(0, 2**32, dtype=np.uint32)) % n
+    draw(1) # where a background wider than the world would be cut
+    background = draw(9)
+    d = 3 + 2*draw((spec.size-1)//2) if spec.random_size else spec.size
+    between = [((i, j), (i-1, j), (i+1, j)) for i in range(1, d, 2) for j in range(0, d, 2)]
+    between += [((i, j), (i, j-1), (i, j+1)) for i in range(0, d, 2) for j in range(1, d, 2)]
+    grid, free, group = {(x, y): WALL for x in range(d) for y in range(d)}, [], {c: {c} for _, *ends in between for c in ends}
+    while between:
+        wall, a, b = between.pop(draw(len(between)))
+        if group[a] is group[b]: continue
+        for cell in (a, wall, b):
+            if cell not in free: free.append(cell)
+            grid[cell] = SPACE
+        group[a] |= group[b]
+        for cell in group[b]: group[cell] = group[a]
+    for x, y in [] if spec.dead_ends else [(x, y) for y in range(d) for x in range(d)]:
+        near = [c for c in ((x-1, y), (x, y-1), (x, y+1), (x+1, y)) if c in grid]
+        walls = [c for c in near if grid[c] == WALL]
+        if grid[x, y] == SPACE and len(near)-len(walls) == 1 and walls: grid[walls[draw(len(walls))]] = SPACE
+    if spec.region == 0: grid[d-1, d-1] = OBJ1
+    elif spec.region is not None: draw(len(free))
+    for code in [] if spec.region == 0 else range(OBJ1, OBJ1+len(spec.rewards)):
+        for _ in range(10**6 if spec.region is None else 100*d):
+            cell = free[draw(len(free))]
+            if cell == (0, 0) or grid[cell] != SPACE or min(cell) < d-(spec.region or d): continue
+            grid[cell] = code
+            break
+    world, margin = np.full((spec.size, spec.size), WALL, np.uint8), (spec.size-d)//2
+    for (x, y), code in grid.items(): world[margin+y, margin+x] = code
+    return world, background, d
+
+
+@settings(some, max_examples=100)
+@given(specs(25), seeds)
+def test_the_plainest_generator(spec, seed):
+    grid, background, d = slow_level(spec, seed)
+    levels = generate(spec, [seed])
+    np.testing.assert_array_equal(levels.grid[0], grid)
+    assert levels.background[0] == background and levels.start[0].tolist() == [(spec.size-d)//2]*2
+
+
 @some
 @given(specs(25), st.lists(seeds, min_size=1, max_size=40), st.integers(1, 50))
 def test_levels_do_not_depend_on_their_batch(spec, level_seeds, chunk):

@@ -144,7 +144,7 @@ def _check_grid(fields):
     xy = [float(_mouse(fields)[k]) for k in 'xy']
     require(all(v-.5 in range(w) for v in xy), 'mouse position', xy, f'the middle of a cell, 0.5 to {w-.5}')
 
-# %% ../../nbs/env/07_procgen.ipynb #c300dafb
+# %% ../../nbs/env/07_procgen.ipynb #d5c5ac7c
 def put_level(fields:dict, # A state of `maze`, which is not changed
               levels:Levels, # Where the level comes from
               i:int=0, # Which level
@@ -160,8 +160,8 @@ def put_level(fields:dict, # A state of `maze`, which is not changed
     mouse = fields['entities'].copy()
     mouse['x'],mouse['y'],mouse['is_reflected'] = cell%size+.5, cell//size+.5, facing
     return {**fields, 'entities':mouse, 'grid':_CODES[levels.grid[i]], 'grid_size':size*size, 'main_width':size, 'main_height':size,
-        'maze_dim':max(3, int(size-2*start.min())), 'world_dim':size, 'use_backgrounds':int(background=='textured'), 'background_index':int(levels.background[i]),
-        'center_agent':0, 'cur_time':0, 'reward':0., 'done':0, 'level_complete':0}
+        'maze_dim':max(3, int(size-2*start.min())), 'world_dim':size, 'background_index':int(levels.background[i]),
+        'use_backgrounds':int(background=='textured'), 'center_agent':0, 'cur_time':0, 'reward':0., 'done':0, 'level_complete':0}
 
 # %% ../../nbs/env/07_procgen.ipynb #f67a3b6d
 def read_levels(states:list) -> Levels: # Each as `read_state` gives it, all of one size
