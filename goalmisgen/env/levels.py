@@ -70,7 +70,7 @@ def check_seeds(seeds):
     require(not len(bad), 'seed', int(bad[0]) if len(bad) else None, 'an integer from 0 to 2**32 - 1')
     return arr.astype(np.uint32)
 
-# %% ../../nbs/env/03_levels.ipynb #d2b2fc5f
+# %% ../../nbs/env/03_levels.ipynb #1e11486a
 @dataclass(frozen=True)
 class MazeSpec:
     "A family of levels. `ValueError` names the field that is off"
@@ -82,8 +82,9 @@ class MazeSpec:
 
     def __post_init__(self):
         require(type(self.size) is int and 3<=self.size<=25 and self.size%2, 'size', self.size, 'an odd integer from 3 to 25')
-        ok = isinstance(self.rewards, tuple) and len(self.rewards) in (1,2) and all(isinstance(r,(int,float)) for r in self.rewards)
-        require(ok and self.rewards[0], 'rewards', self.rewards, 'a tuple of one or two numbers, the first not 0')
+        ok = isinstance(self.rewards, tuple) and len(self.rewards) in (1,2) and all(type(r) in (int,float) and abs(r)<1e6 for r in self.rewards)
+        require(ok and self.rewards[0], 'rewards', self.rewards, 'a tuple of one or two finite numbers, the first not 0')
+        for f in ('dead_ends','random_size'): require(type(getattr(self,f)) is bool, f, getattr(self,f), 'True or False')
         region = self.region is None or (type(self.region) is int and 0<=self.region<=25)
         require(region and (self.region is None or len(self.rewards)==1), 'region', self.region, 'None, or with one object an integer from 0 to 25')
 
@@ -91,7 +92,7 @@ class MazeSpec:
 TRAIN = MazeSpec() # The paper's `maze_pure_yellowline`
 DUEL = MazeSpec(rewards=(10.,-10.)) # The paper's `maze_colorsobjects_duel`
 
-# %% ../../nbs/env/03_levels.ipynb #7f2883a3
+# %% ../../nbs/env/03_levels.ipynb #47a00d34
 SPACE,WALL,OBJ1,OBJ2 = range(4)
 GLYPHS = '.#12' # One character a code; the mouse is M
 
@@ -111,11 +112,11 @@ class Levels:
         return self.grid.shape[1]
 
     def __getitem__(self, i): # int, slice or index array
-        "A smaller batch (of one, for an int)"
-        i = slice(i, i+1 or None) if isinstance(i, (int, np.integer)) else i
+        "A smaller batch (of one, for an int). `IndexError` out of range"
+        if isinstance(i, (int, np.integer)): i = [range(len(self))[i]]
         return Levels(self.grid[i], self.background[i], self.start[i], self.seeds[i])
 
-# %% ../../nbs/env/03_levels.ipynb #75ac751d
+# %% ../../nbs/env/03_levels.ipynb #46f1d807
 def make_levels(grid, background=0, start=(0,0), seeds=-1) -> Levels:
     "`Levels` from cell codes (N, size, size) and broadcastable rest; `ValueError` on anything that is no level"
     grid = np.asarray(grid)
@@ -129,7 +130,7 @@ def make_levels(grid, background=0, start=(0,0), seeds=-1) -> Levels:
     xy = np.broadcast_to(np.asarray(start), (n,2))
     require(((xy>=0) & (xy<grid.shape[1])).all(), 'start', start, f'cells (x, y) from 0 to {grid.shape[1]-1}')
     at = grid[np.arange(n), xy[:,1], xy[:,0]]
-    require((at==SPACE).all(), 'cell under the mouse', GLYPHS[at.max()], 'open floor (.)')
+    require((at==SPACE).all(), 'cell under the mouse', GLYPHS[int(at.max())], 'open floor (.)')
     return Levels(grid.astype(np.uint8), back.astype(np.uint8), xy.astype(np.uint8), np.broadcast_to(np.asarray(seeds, np.int64), n).copy())
 
 # %% ../../nbs/env/03_levels.ipynb #a617ab89
@@ -272,12 +273,13 @@ def _generate(spec, seeds, n):
     start = np.repeat((s-dims[:,None])//2, 2, 1).astype(np.uint8)
     return Levels(grid, (u[1]%np.uint32(9)).astype(np.uint8), start, seeds.astype(np.int64)), spent
 
-# %% ../../nbs/env/03_levels.ipynb #8f994bfe
+# %% ../../nbs/env/03_levels.ipynb #6b7d5dea
 def generate(spec:MazeSpec, # Which world
              seeds, # int (N,): level seeds, 32 bits
              chunk:int=4096) -> Levels: # Levels made at a time (memory, not results, depends on it)
     "The levels that Procgen makes from these seeds. `ValueError` on a seed out of 32 bits"
     seeds = check_seeds(seeds)
+    require(type(chunk) is int and chunk>=1, 'chunk', chunk, 'an integer of at least 1')
     guess = len(_candidates(spec.size)) + 24 + 4*spec.size
     parts = [_generate_all(spec, seeds[i:i+chunk], guess) for i in range(0, max(len(seeds),1), chunk)]
     return Levels(*(np.concatenate([getattr(p,f) for p in parts]) for f in ('grid','background','start','seeds')))

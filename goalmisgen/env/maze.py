@@ -96,9 +96,10 @@ def env_seeds(seed:int, num_envs:int):
     "The seeds of the environments' own level-seed generators: uint32 (num_envs,)"
     return random_words([seed], num_envs)[:,0]
 
-# %% ../../nbs/env/05_maze.ipynb #8dbc9849
+# %% ../../nbs/env/05_maze.ipynb #571f6a48
 def level_seeds(seed:int, num_envs:int, n:int, num_levels:int=0, start_level:int=0):
-    "The first `n` level seeds of each environment: int64 (n, num_envs), as Procgen draws them from `rand_seed=seed`"
+    "The first `n` level seeds of each environment: int64 (n, num_envs), as Procgen draws them from `rand_seed=seed`. `ValueError` on a negative range"
+    require(num_levels>=0 and start_level>=0, 'num_levels, start_level', (num_levels,start_level), 'integers from 0')
     words = random_words(env_seeds(seed, num_envs), n).astype(np.int64)
     return words % (2**31-1) if num_levels==0 else start_level + words%num_levels
 
@@ -200,12 +201,15 @@ def reset(self:MazeEnv,
         self.seed = seed
         self._begin()
 
-# %% ../../nbs/env/05_maze.ipynb #c51af0cf
+# %% ../../nbs/env/05_maze.ipynb #f984ca6b
 @patch
 def step(self:MazeEnv,
     actions): # int (num_envs,): -1..14, of Procgen's action set; -1 ends the episode. The range is checked on CPU only
     "Play one step everywhere: reward float32 (num_envs,) and done bool (num_envs,). Where done, the next level has begun"
-    actions = torch.as_tensor(actions, device=self.device).long()
+    actions = torch.as_tensor(actions, device=self.device)
+    whole = actions.dtype in (torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64)
+    require(whole, 'dtype of actions', actions.dtype, 'integers')
+    actions = actions.long()
     require(tuple(actions.shape)==(self.num_envs,), 'shape of actions', tuple(actions.shape), (self.num_envs,))
     if self.device.type=='cpu':
         lo,hi = torch.aminmax(actions)

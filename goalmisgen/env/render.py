@@ -118,7 +118,7 @@ def _stamps(size):
     pad = lambda a: np.concatenate([a, np.repeat(a[:1], longest-len(a), 0)])
     return np.stack([pad(p) for p,_ in drawn]), np.stack([pad(c) for _,c in drawn])
 
-# %% ../../nbs/env/04_render.ipynb #32d05843
+# %% ../../nbs/env/04_render.ipynb #15394546
 class Renderer:
     "Draws what the agent sees. `ValueError` on an unknown object, background, size or sprite"
     def __init__(self,
@@ -128,8 +128,8 @@ class Renderer:
         device='cpu'): # Torch device of the tables and frames
         require(type(size) is int and 3<=size<=25 and size%2, 'size', size, 'an odd integer from 3 to 25')
         require(background in BACKGROUNDS, 'background', background, ', '.join(BACKGROUNDS))
-        objects = (objects,) if isinstance(objects, (str,GoalObject)) else tuple(objects)
-        require(len(objects) in (1,2), 'objects', objects, 'one or two')
+        objects = (objects,) if isinstance(objects, (str,GoalObject)) else objects
+        require(isinstance(objects, (tuple,list)) and len(objects) in (1,2), 'objects', objects, 'one name or picture, or a tuple of two')
         self.size,self.background,self.device = size, background, torch.device(device)
         self.objects = tuple(o if isinstance(o, np.ndarray) else GoalObject.parse(o) for o in objects)
         self.pictures = tuple(o if isinstance(o, np.ndarray) else sprite(o) for o in self.objects)
@@ -185,11 +185,12 @@ def first_frames(self:Renderer, levels:Levels):
     cell = cell[:,0] + self.size*cell[:,1]
     return self.frames(self.scenes(levels), torch.arange(len(levels), device=self.device), cell, torch.zeros_like(cell))
 
-# %% ../../nbs/env/04_render.ipynb #9437e575
+# %% ../../nbs/env/04_render.ipynb #5a3b81b9
 def human_view(levels:Levels, i:int=0, objects=('red line','yellow gem'), background='black', cell:int|None=None, facing:int=0, pixels:int=512):
     "Level `i` drawn large and smooth for people: uint8 (pixels, pixels, 3) array; `cell` places the mouse (default: its start)"
     from PIL import Image
     size,unit = levels.size, pixels/levels.size
+    require(cell is None or 0<=cell<size*size, 'cell', cell, f'an integer from 0 to {size*size-1}')
     r = Renderer(size, objects, background) # validates
     pics = {WALL: load_picture('wall'), **{OBJ1+k: p for k,p in enumerate(r.pictures)}}
     fill = _FILLS[background] if background!='textured' else None

@@ -1,0 +1,43 @@
+"The player in a real terminal: keys in, pictures out, and the terminal left as it was"
+import os
+import pty
+import select
+import subprocess
+import sys
+import termios
+import time
+
+
+def test_play_in_a_terminal():
+    parent,child = pty.openpty()
+    before = termios.tcgetattr(child)
+    p = subprocess.Popen([sys.executable, '-m', 'goalmisgen.cli', 'play', 'maze_duel', '--level', '100002'], stdin=child, stdout=child, stderr=child)
+    seen = ''
+
+    def until(text, seconds=90):
+        nonlocal seen
+        end = time.time()+seconds
+        while text not in seen and time.time()<end:
+            if select.select([parent], [], [], .5)[0]: seen += os.read(parent, 65536).decode(errors='replace')
+        assert text in seen, seen[-2000:]
+
+    try:
+        until('maze_duel 100002: step 0 of 500')
+        os.write(parent, b'\x1b[C')
+        until('step 1 of 500')
+        os.write(parent, b'c')
+        until('| red |')
+        os.write(parent, b'n')
+        until('maze_duel 100003: step 0 of 500')
+        os.write(parent, b'q')
+        assert p.wait(30)==0
+        assert termios.tcgetattr(child)==before
+    finally:
+        p.kill()
+        os.close(parent), os.close(child)
+    assert seen.count('▀')>=4*64*32 and '\x1b[38;2;255;0;0' in seen, 'a red line should be seen in red'
+
+
+def test_play_without_a_terminal():
+    p = subprocess.run([sys.executable, '-m', 'goalmisgen.cli', 'play'], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120)
+    assert p.returncode==2 and 'interactive terminal' in p.stderr and 'Traceback' not in p.stderr
