@@ -90,8 +90,8 @@ def preference(p1, p2) -> float:
     "p1/(p1+p2), nan for 0/0"
     return p1/(p1+p2) if p1+p2>0 else float('nan')
 
-# %% ../../nbs/evaluation/20_exact.ipynb #aba1594a
-@lru_cache(maxsize=2)
+# %% ../../nbs/evaluation/20_exact.ipynb #699b248c
+@lru_cache(maxsize=1)
 def _prepared(setting, which):
     "The part that does not depend on the agent: trials, table, distinct frames and which of them each state sees"
     t = trials(which, setting.background)
