@@ -163,19 +163,21 @@ def scenes(self:Renderer, levels:Levels, chunk:int=512):
         out[i:i+chunk] = img.to(torch.uint8)
     return out.view(-1, PIXELS, PIXELS, 3)
 
-# %% ../../nbs/env/04_render.ipynb #af659b7d
+# %% ../../nbs/env/04_render.ipynb #7bd40821
 @patch
 def frames(self:Renderer,
     scenes, # uint8 (N, 64, 64, 3): what `Renderer.scenes` gave
     index, # int64 (B,): which scene each frame shows
     cell, # int64 (B,): the mouse's cell, size*y + x
-    facing): # int64 (B,): 0 left, 1 right
+    facing, # int64 (B,): 0 left, 1 right
+    out=None): # uint8 (B, 64, 64, 3), contiguous: a tensor to write to
     "Observations: uint8 (B, 64, 64, 3) tensor, row 0 at the top"
-    out = scenes[index].view(-1, PIXELS*PIXELS, 3)
-    stamp = 2*cell+facing
+    out = torch.index_select(scenes, 0, index, out=out)
+    flat,stamp = out.view(-1, PIXELS*PIXELS, 3), 2*cell+facing
     pix = self._stamp_pix[stamp][...,None].expand(-1,-1,3)
-    mouse = _blend(self._stamp[stamp], out.gather(1, pix).to(torch.int32))
-    return out.scatter_(1, pix, mouse.to(torch.uint8)).view(-1, PIXELS, PIXELS, 3)
+    mouse = _blend(self._stamp[stamp], flat.gather(1, pix).to(torch.int32))
+    flat.scatter_(1, pix, mouse.to(torch.uint8))
+    return out
 
 # %% ../../nbs/env/04_render.ipynb #1889a09c
 @patch

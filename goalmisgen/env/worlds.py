@@ -34,8 +34,8 @@ def picture(name:str) -> np.ndarray: # One of `PICTURES` or `SUBSTITUTES`
     rgba.setflags(write=False)
     return rgba
 
-# %% ../../nbs/env/08_worlds.ipynb #dc6df7c2
-def find_object(name): # A name of a picture, or what `GoalObject.parse` reads
+# %% ../../nbs/env/08_worlds.ipynb #3bfb1ec7
+def find_object(name): # A name of a picture, or of an object such as 'red line'
     "What `Renderer` draws under this name: a `GoalObject`, or RGBA uint8 (n, n, 4). `ValueError` on an unknown name"
     if name in PICTURES or name in SUBSTITUTES: return picture(name)
     try: return GoalObject.parse(name)
