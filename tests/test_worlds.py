@@ -223,6 +223,14 @@ def test_pickled_in_mid_game(name, mode, queue):
     assert_same_play(pickle.loads(pickle.dumps(env)), env)
 
 
+@pytest.mark.parametrize('name', ['maze_pure_line', 'maze'])
+def test_buffers_that_do_not_fit(name):
+    env, whole = make_env(name, 3, num_levels=9), torch.zeros((3, 64, 64, 6), dtype=torch.uint8)
+    for out in (whole[..., ::2], whole[:2, ..., :3].contiguous(), torch.zeros((3, 64, 64, 3))):
+        with pytest.raises(ValueError, match='contiguous uint8'): env.frames(out=out)
+    assert not whole.any()
+
+
 # gym3
 
 @with_gym3

@@ -20,7 +20,7 @@ MOVE_STEPS = ((-1,0),(0,-1),(0,1),(1,0),(0,0)) # (dx, dy) of each move; y points
 ACTION_MOVES = (0,0,0, 1,4,2, 3,3,3, 4,4,4,4,4,4) # The move of each of Procgen's 15 actions
 TIMEOUT = 500 # Steps after which an episode ends without reward
 
-# %% ../../nbs/env/05_maze.ipynb #1d96be9f
+# %% ../../nbs/env/05_maze.ipynb #89376306
 class StateTable:
     "Every state of a batch of levels, and where each move leads"
     def __init__(self,
@@ -32,40 +32,35 @@ class StateTable:
         code = levels.grid.reshape(L,-1)
         ends = np.zeros_like(code)
         for k,r in enumerate(rewards): ends[(code==OBJ1+k) & (r!=0)] = k+1
-        live = np.repeat((code!=WALL) & (ends==0), 2, 1)
-        ids = np.full(live.shape, -1, np.int32)
-        ids[live] = np.arange(live.sum(), dtype=np.int32)
-        nxt,outcome = _transitions(code, ends, ids, size)
-        start = ids[np.arange(L), 2*(levels.start[:,0] + size*levels.start[:,1].astype(int))]
-        nxt = np.where(outcome>0, start[:,None,None], nxt)
-        level,local = np.nonzero(live)
+        level,cell = np.nonzero((code!=WALL) & (ends==0)) # P places, two states each
+        place = np.full(code.shape, -1)
+        place[level,cell] = np.arange(len(level))
+        start = 2*place[np.arange(L), levels.start[:,0] + size*levels.start[:,1].astype(int)]
+        nxt,outcome = _transitions(code, ends, place, level, cell, size)
+        nxt = np.where(outcome[:,None]>0, start[level,None,None], nxt)
         put = lambda a,t: torch.as_tensor(a.astype(t), device=self.device)
-        self.level,self.cell,self.facing = put(level,np.int64), put(local//2,np.int64), put(local%2,np.int64) # (S,) each
+        self.level,self.cell = (put(np.repeat(a,2),np.int64) for a in (level,cell)) # (S,) each
+        self.facing = put(np.arange(2*len(level))%2,np.int64) # (S,): 0 left, 1 right
         self.start = put(start,np.int64) # (L,): the state each level begins in
-        self.next = put(nxt[level,local],np.int32) # (S, 5): the state after each move; after an end, the level's start
-        self.outcome = put(outcome[level,local],np.uint8) # (S, 5): 0 goes on, 1 or 2: this object was reached
+        self.next = put(nxt.reshape(-1,5),np.int32) # (S, 5): the state after each move; after an end, the level's start
+        self.outcome = put(np.repeat(outcome,2,0),np.uint8) # (S, 5): 0 goes on, 1 or 2: this object was reached
 
     def __len__(self): return len(self.level)
 
     def __repr__(self): return f'StateTable: {len(self.levels):,} levels of {self.size}x{self.size}, {len(self):,} states, rewards {self.rewards}'
 
-# %% ../../nbs/env/05_maze.ipynb #814b8203
-def _transitions(code, ends, ids, size):
-    "Next state id and outcome of each (level, 2*cell + facing, move): int32 and uint8 (L, 2*size*size, 5)"
-    cell = np.arange(size*size)
-    x,y = cell%size, cell//size
-    nxt = np.empty((len(code), size*size, 2, 5), np.int32)
-    outcome = np.zeros(nxt.shape, np.uint8)
+# %% ../../nbs/env/05_maze.ipynb #515230ee
+def _transitions(code, ends, place, level, cell, size):
+    "State after each move from P places, facing left and right: int32 (P, 2, 5), and the outcome: uint8 (P, 5)"
+    x,y,here = cell%size, cell//size, level*size*size + cell
+    nxt,outcome = np.empty((len(cell),2,5), np.int32), np.empty((len(cell),5), np.uint8)
     for m,(dx,dy) in enumerate(MOVE_STEPS):
         inside = (0<=x+dx) & (x+dx<size) & (0<=y+dy) & (y+dy<size)
-        target = np.where(inside, cell+dx+size*dy, cell)
-        target = np.where(code[:,target]==WALL, cell, target)
-        lanes = np.arange(len(code))[:,None]
-        for f in (0,1):
-            facing = int(dx>0) if dx else f
-            nxt[:,:,f,m] = ids[lanes, 2*target+facing]
-            outcome[:,:,f,m] = ends[lanes, target]
-    return nxt.reshape(len(code),-1,5), outcome.reshape(len(code),-1,5)
+        target = here + inside*(dx+size*dy)
+        target = np.where(code.take(target)==WALL, here, target)
+        outcome[:,m] = ends.take(target)
+        for facing in (0,1): nxt[:,facing,m] = 2*place.take(target) + (dx>0 if dx else facing)
+    return nxt, outcome
 
 # %% ../../nbs/env/05_maze.ipynb #36179785
 @lru_cache(maxsize=8)
@@ -163,11 +158,11 @@ def _distinct(spec, num_levels, start_level, background):
     _,first,row = np.unique(key, axis=0, return_index=True, return_inverse=True)
     return levels[first], row.ravel()
 
-# %% ../../nbs/env/05_maze.ipynb #9f217c5a
+# %% ../../nbs/env/05_maze.ipynb #106550d2
 @patch
 def _refill(self:MazeEnv):
     "Line up the next level seeds of every environment, beginning with the one it plays on"
-    block = 64 if self._row_of is not None else max(2, min(64, 2**21//(self.num_envs*self.spec.size**2)))
+    block = 64 if self._row_of is not None else max(8, min(64, 2**21//(self.num_envs*self.spec.size**2)))
     self._used += self._slot
     used = self._used.cpu().numpy()
     while len(self._seeds) < used.max()+block:
@@ -228,26 +223,27 @@ def step(self:MazeEnv,
     self.time *= ~done
     return self._rewards[outcome], done
 
-# %% ../../nbs/env/05_maze.ipynb #1b789754
+# %% ../../nbs/env/05_maze.ipynb #fb7da9ac
 @patch
-def _draw(self:MazeEnv, states):
+def _draw(self:MazeEnv, states, out=None):
     "Frames of states of a small world"
     t = self.table
-    return self.renderer.frames(self._scenes, t.level[states], t.cell[states], t.facing[states])
+    return self.renderer.frames(self._scenes, t.level[states], t.cell[states], t.facing[states], out)
 
-# %% ../../nbs/env/05_maze.ipynb #e0888cb5
+# %% ../../nbs/env/05_maze.ipynb #50211dc0
 @patch
 def frames(self:MazeEnv,
-           out=None): # uint8 (num_envs, 64, 64, 3) tensor to write to, which saves making a new one
-    "What the agents see now: uint8 (num_envs, 64, 64, 3) tensor, row 0 at the top"
+           out=None): # uint8 (num_envs, 64, 64, 3), contiguous: a tensor to write to, which saves making a new one
+    "What the agents see now: uint8 (num_envs, 64, 64, 3) tensor, row 0 at the top. `ValueError` on an unfit `out`"
+    ok = out is None or (out.dtype==torch.uint8 and tuple(out.shape)==(self.num_envs,64,64,3) and out.is_contiguous())
+    require(ok, 'out', ok or (out.dtype, tuple(out.shape), out.stride()), f'contiguous uint8 ({self.num_envs}, 64, 64, 3)')
     if self._row_of is not None:
         if self._all_frames is None and len(self.table)*64*64*3<=FRAME_TABLE: self._all_frames = self._draw(torch.arange(len(self.table), device=self.device))
         if self._all_frames is not None: return torch.index_select(self._all_frames, 0, self.state, out=out)
-        return self._draw(self.state) if out is None else out.copy_(self._draw(self.state))
+        return self._draw(self.state, out)
     level,cell,facing = (a[self.state] for a in (self.table.level, self.table.cell, self.table.facing))
     episode = self._used+self._slot
     stale = (episode!=self._drawn).nonzero()[:,0]
     if len(stale): self._scenes[stale] = self.renderer.scenes(self.table.levels[level[stale].cpu().numpy()])
     self._drawn = episode
-    frames = self.renderer.frames(self._scenes, self._envs, cell, facing)
-    return frames if out is None else out.copy_(frames)
+    return self.renderer.frames(self._scenes, self._envs, cell, facing, out)
