@@ -34,14 +34,19 @@ def picture(name:str) -> np.ndarray: # One of `PICTURES` or `SUBSTITUTES`
     rgba.setflags(write=False)
     return rgba
 
-# %% ../../nbs/env/08_worlds.ipynb #3bfb1ec7
-def find_object(name): # A name of a picture, or of an object such as 'red line'
-    "What `Renderer` draws under this name: a `GoalObject`, or RGBA uint8 (n, n, 4). `ValueError` on an unknown name"
-    if name in PICTURES or name in SUBSTITUTES: return picture(name)
+# %% ../../nbs/env/08_worlds.ipynb #a9a6becd
+def _object(name):
+    "A picture's name as it is, any other as a `GoalObject`"
+    if name in PICTURES or name in SUBSTITUTES: return name
     try: return GoalObject.parse(name)
     except ValueError as e: raise ValueError(f"{e}; or one of the pictures {', '.join((*PICTURES, *SUBSTITUTES))}") from None
 
-# %% ../../nbs/env/08_worlds.ipynb #098a1b5a
+def find_object(name): # A name of a picture, or of an object such as 'red line'
+    "What `Renderer` draws under this name: a `GoalObject`, or RGBA uint8 (n, n, 4). `ValueError` on an unknown name"
+    found = _object(name)
+    return picture(found) if isinstance(found, str) else found
+
+# %% ../../nbs/env/08_worlds.ipynb #eaab62a1
 @dataclass(frozen=True)
 class World:
     "A family of levels and how it looks. `ValueError` if an object is unknown, or their number is not that of the rewards"
@@ -55,7 +60,7 @@ class World:
     mode:str='easy' # 'easy', or 'hard': 25 by 25 cells
 
     def __post_init__(self):
-        for o in self.objects: find_object(o)
+        for o in self.objects: _object(o)
         require(len(self.objects)==len(self.spec.rewards), f'objects of {self.name}', self.objects, f'{len(self.spec.rewards)}')
 
 # %% ../../nbs/env/08_worlds.ipynb #1d1da9c9
