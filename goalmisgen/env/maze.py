@@ -83,9 +83,9 @@ def observations(self:StateTable,
     place = key//2
     return renderer.frames(scenes, place//self.size**2, place%self.size**2, key%2), row
 
-# %% ../../nbs/env/05_maze.ipynb #53f2cc29
+# %% ../../nbs/env/05_maze.ipynb #c5dfbfac
 SMALL_WORLD = 2_500_000 # Cells in all levels of the seed range, up to which one table holds them all
-FRAME_TABLE = 2**28 # Bytes of frames up to which a small world keeps them all drawn (black 5 by 5: 93 MB)
+FRAME_TABLE = 2**30 # Bytes of frames up to which a small world keeps them all drawn (5 by 5: 93 MB on black, 838 MB on textures)
 
 def env_seeds(seed:int, num_envs:int):
     "The seeds of the environments' own level-seed generators: uint32 (num_envs,)"
@@ -223,14 +223,21 @@ def step(self:MazeEnv,
     self.time *= ~done
     return self._rewards[outcome], done
 
-# %% ../../nbs/env/05_maze.ipynb #fb7da9ac
+# %% ../../nbs/env/05_maze.ipynb #27573c50
 @patch
 def _draw(self:MazeEnv, states, out=None):
     "Frames of states of a small world"
     t = self.table
     return self.renderer.frames(self._scenes, t.level[states], t.cell[states], t.facing[states], out)
 
-# %% ../../nbs/env/05_maze.ipynb #50211dc0
+@patch
+def _draw_all(self:MazeEnv):
+    "All frames of a small world, by state"
+    frames = torch.empty((len(self.table),64,64,3), dtype=torch.uint8, device=self.device)
+    for s in torch.arange(len(self.table), device=self.device).split(4096): self._draw(s, frames[s[0]:s[-1]+1])
+    return frames
+
+# %% ../../nbs/env/05_maze.ipynb #091dbb3f
 @patch
 def frames(self:MazeEnv,
            out=None): # uint8 (num_envs, 64, 64, 3), contiguous: a tensor to write to, which saves making a new one
@@ -238,7 +245,7 @@ def frames(self:MazeEnv,
     ok = out is None or (out.dtype==torch.uint8 and tuple(out.shape)==(self.num_envs,64,64,3) and out.is_contiguous())
     require(ok, 'out', ok or (out.dtype, tuple(out.shape), out.stride()), f'contiguous uint8 ({self.num_envs}, 64, 64, 3)')
     if self._row_of is not None:
-        if self._all_frames is None and len(self.table)*64*64*3<=FRAME_TABLE: self._all_frames = self._draw(torch.arange(len(self.table), device=self.device))
+        if self._all_frames is None and len(self.table)*64*64*3<=FRAME_TABLE: self._all_frames = self._draw_all()
         if self._all_frames is not None: return torch.index_select(self._all_frames, 0, self.state, out=out)
         return self._draw(self.state, out)
     level,cell,facing = (a[self.state] for a in (self.table.level, self.table.cell, self.table.facing))
