@@ -329,3 +329,17 @@ BAD = [
 @pytest.mark.parametrize('call, message', BAD)
 def test_bad_input(call, message):
     with pytest.raises(ValueError, match=message): call()
+
+
+@pytest.mark.parametrize('size', [3, 5, 9, 15])
+def test_grey_is_a_grey_fill(size):
+    "The published change of one line: where nothing is drawn there is 127, and what is opaque does not change"
+    levels = generate(MazeSpec(size, (10.,-10.)), range(20))
+    black,grey,textured = (Renderer(size, ('red line','yellow gem'), b).first_frames(levels).numpy() for b in ('black','grey','textured'))
+    bare = Renderer(size, ('red line','yellow gem'), 'textured').scenes(levels).numpy()
+    walls = Renderer(size, ('red line','yellow gem'), 'black').scenes(levels).numpy()
+    opaque = (black==textured).all(-1)
+    empty = (walls==0).all(-1) & (bare==textured).all(-1) & (black==0).all(-1) & ~opaque
+    assert opaque.any() and empty.any() and (grey[opaque]==black[opaque]).all() and (grey[empty]==127).all()
+    soft = ~opaque & ~empty # edges of the mouse: between the two
+    assert soft.mean()<.02 and (grey[soft]>=black[soft]).all() and (grey[soft]<=black[soft].astype(int)+127).all()
