@@ -11,7 +11,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.10 python3; do $$p -c '
 PINS    = $(shell $(BIN)/python -c 'import sys; print("-c constraints.txt" * (sys.version_info[:2] == (3, 11)))')
 
 .DEFAULT_GOAL := help
-.PHONY: help study test test-slow check pytest lint export notebooks readme docs clean
+.PHONY: help study test check pytest lint export notebooks readme docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,14 +21,11 @@ study: $(CORE) ## run a small study from start to end
 
 test: lint check docs-preview pytest ## run every check and test
 
-test-slow: $(DEV) ## run the tests that take minutes
-	$(BIN)/python -m pytest -m slow
-
 check: $(DEV) ## is the package, the README and every stored output in step with the notebooks?
 	$(BIN)/python tools/check.py
 
 pytest: $(DEV)
-	$(BIN)/python -m pytest -m 'not slow'
+	$(BIN)/python -m pytest
 
 lint: $(DEV) ## lint notebooks, tools and tests
 	$(BIN)/ruff check

@@ -4,8 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from goalmisgen.agents.exact_ppo import ExactPPO, ExactPPOConfig, Seeds
-from goalmisgen.agents.impala import Policy, action_probs
+from goalmisgen.agents.exact_ppo import ExactPPO, ExactPPOConfig, Seeds, train_agent
+from goalmisgen.agents.impala import Policy, action_probs, load_policy
+from goalmisgen.core import read_json
 from goalmisgen.env.levels import DUEL, TRAIN, generate
 from goalmisgen.env.maze import MazeEnv
 from goalmisgen.env.render import Renderer
@@ -88,6 +89,15 @@ def test_learning_learns():
     first = learner.learn()
     while not learner.done: last = learner.learn()
     assert last['value']>first['value']+.05 and last['length']<.7*first['length']
+
+
+def test_default_config_makes_a_capable_agent(tmp_path):
+    "The agents of the quick study know their task: under 5 steps where a perfect mouse needs 4.281, and they hardly ever fail"
+    assert train_agent(ExactPPOConfig(), Seeds(0), tmp_path)
+    found = read_json(tmp_path/'manifest.json')['training_levels']
+    assert 4.281<found['episode_length']<5 and found['success']>.999, found
+    exact = evaluate_exact(load_policy(tmp_path), Setting('yellow line','black gem'), range(100000,100100))
+    assert exact.capability<5 and exact.preference>.7
 
 
 @pytest.mark.parametrize('seeds,same', [(Seeds(4), True), (Seeds(5,weights=4), False), (Seeds(5,weights=4,levels=4,sampling=4), True)])
