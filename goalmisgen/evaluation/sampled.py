@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['SampledResult', 'wilson', 'evaluate_sampled']
 
-# %% ../../nbs/evaluation/21_sampled.ipynb #9d7d0df7
+# %% ../../nbs/evaluation/21_sampled.ipynb #4b8092d9
 import numpy as np, torch
 from dataclasses import dataclass
 from ..agents.impala import action_probs
 from ..core import require
 from ..env.levels import DUEL
-from ..env.maze import ACTION_MOVES, StateTable, TIMEOUT
+from ..env.maze import ACTION_MOVES, StateTable, TIMEOUT, same_scenes
 from ..env.render import Renderer
 from .exact import Setting, Trials, preference, trials
 
@@ -47,16 +47,14 @@ def wilson(k, n, z=1.96):
     mid,half = (k+z*z/2)/(n+z*z), z*np.sqrt(k*(n-k)/n + z*z/4)/(n+z*z)
     return float(mid-half), float(mid+half)
 
-# %% ../../nbs/evaluation/21_sampled.ipynb #99f398fa
+# %% ../../nbs/evaluation/21_sampled.ipynb #41274722
 class _Lookup:
     "Action probabilities of states, asking the policy once per distinct frame, when first needed"
     def __init__(self, policy, table, renderer):
         self.policy,self.table,self.renderer,self.forwards = policy, table, renderer, 0
         self.scenes = renderer.scenes(table.levels)
-        first = {}
-        self.same = torch.tensor([first.setdefault(s.tobytes(), i) for i,s in enumerate(self.scenes.numpy())])
         places = 2*table.size**2
-        self.key = self.same[table.level]*places + 2*table.cell + table.facing
+        self.key = same_scenes(self.scenes)[table.level]*places + 2*table.cell + table.facing
         self.probs = torch.full((len(table.levels)*places, 15), float('nan'))
 
     def __call__(self, states):
