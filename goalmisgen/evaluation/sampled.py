@@ -5,17 +5,14 @@
 # %% auto #0
 __all__ = ['SampledResult', 'wilson', 'evaluate_sampled']
 
-# %% ../../nbs/evaluation/21_sampled.ipynb #4b8092d9
+# %% ../../nbs/evaluation/21_sampled.ipynb #1022b5c1
 import numpy as np, torch
 from dataclasses import dataclass
-from ..agents.impala import action_probs
 from ..core import require
-from ..env.levels import DUEL
-from ..env.maze import ACTION_MOVES, StateTable, TIMEOUT, same_scenes
-from ..env.render import Renderer
-from .exact import Setting, Trials, preference, trials
+from ..env.maze import ACTION_MOVES, TIMEOUT
+from .exact import LEVELS_A_STAGE, PolicyTable, Setting, Trials, preference, stage, trials
 
-# %% ../../nbs/evaluation/21_sampled.ipynb #46b90e79
+# %% ../../nbs/evaluation/21_sampled.ipynb #512dfe71
 @dataclass(frozen=True, eq=False)
 class SampledResult:
     "Episodes that were played. Arrays are over the requested levels, episode after episode"
@@ -24,7 +21,10 @@ class SampledResult:
     outcome:np.ndarray # int64 (episodes, N): 0 timeout, 1 first object, 2 second object
     steps:np.ndarray # int64 (episodes, N): episode length
     forwards:int # Frames the network looked at
+    greedy:bool = False # Was the most probable action taken, instead of a drawn one?
 
+    @property
+    def method(self): "What to call it in a table: sampled, or greedy"; return 'greedy' if self.greedy else 'sampled'
     @property
     def p1(self): "Share of episodes that reached the first object first"; return float((self.outcome==1).mean())
     @property
@@ -35,6 +35,8 @@ class SampledResult:
     def preference(self): "Preference for the first object, timeouts left out"; return preference(self.p1, self.p2)
     @property
     def capability(self): "Mean episode length in steps, timeouts counting 500"; return float(self.steps.mean())
+    @property
+    def lengths(self): "Share of episodes that ended at step t, t = 0..500: float64 (501,)"; return np.bincount(self.steps.ravel(), minlength=TIMEOUT+1)/self.steps.size
     @property
     def median_length(self): "Median episode length in steps"; return float(np.median(self.steps))
     @property
@@ -47,47 +49,47 @@ def wilson(k, n, z=1.96):
     mid,half = (k+z*z/2)/(n+z*z), z*np.sqrt(k*(n-k)/n + z*z/4)/(n+z*z)
     return float(mid-half), float(mid+half)
 
-# %% ../../nbs/evaluation/21_sampled.ipynb #41274722
-class _Lookup:
-    "Action probabilities of states, asking the policy once per distinct frame, when first needed"
-    def __init__(self, policy, table, renderer):
-        self.policy,self.table,self.renderer,self.forwards = policy, table, renderer, 0
-        self.scenes = renderer.scenes(table.levels)
-        places = 2*table.size**2
-        self.key = same_scenes(self.scenes)[table.level]*places + 2*table.cell + table.facing
-        self.probs = torch.full((len(table.levels)*places, 15), float('nan'))
+# %% ../../nbs/evaluation/21_sampled.ipynb #59f8c1e8
+class _Arena:
+    "The levels of an evaluation, stage after stage: states are numbered through"
+    def __init__(self, asked, setting, levels, count):
+        self.asked,self.stages = asked, [stage(setting, levels, i) for i in range(-(-count//LEVELS_A_STAGE))]
+        self.first = torch.tensor([0]+[len(st.table) for st in self.stages]).cumsum(0)
+        put = lambda f: torch.cat([f(st,o) for st,o in zip(self.stages, self.first)])
+        self.start,self.next = put(lambda st,o: st.table.start+o), put(lambda st,o: st.table.next.long()+o)
+        self.outcome = put(lambda st,o: st.table.outcome.long())
+        self.keys = [asked.keys(st) for st in self.stages]
 
-    def __call__(self, states):
-        key = self.key[states]
-        new = key[self.probs[key,0].isnan()].unique()
-        if len(new):
-            place,per = new//2, self.table.size**2
-            frames = self.renderer.frames(self.scenes, place//per, place%per, new%2)
-            self.probs[new] = action_probs(self.policy, frames) if isinstance(self.policy, torch.nn.Module) else torch.as_tensor(self.policy(frames)).float()
-            self.forwards += len(new)
-        return self.probs[key]
+    def probs(self, states):
+        "Action probabilities (B, 15) in these states"
+        out = torch.empty((len(states),15))
+        for st,keys,a,b in zip(self.stages, self.keys, self.first, self.first[1:]):
+            here = (a<=states) & (states<b)
+            if here.any(): out[here] = self.asked.look(st, keys, states[here]-a)
+        return out
 
-# %% ../../nbs/evaluation/21_sampled.ipynb #7232cecf
-def evaluate_sampled(policy, # `Policy`, or a function from frames to action probabilities (B, 15)
+# %% ../../nbs/evaluation/21_sampled.ipynb #c9f80634
+def evaluate_sampled(policy, # `Policy`, a `PolicyTable` of one, or a function from frames to action probabilities (B, 15)
                      setting:Setting, # What to ask
-                     levels='published', # 'published', 'census', or a range of level seeds
+                     levels='published', # 'published', or a range of level seeds
                      episodes:int=1, # Episodes per level
                      seed:int=42, # Of the action sampling
                      greedy:bool=False) -> SampledResult: # Take the most probable action instead of sampling
     "Play the paper's protocol. `ValueError` on bad arguments"
     require(type(episodes) is int and episodes>=1, 'episodes', episodes, 'an integer of at least 1')
-    t = trials(levels, setting.background)
-    table = StateTable(t.levels, DUEL.rewards)
-    ask = _Lookup(policy, table, Renderer(DUEL.size, (setting.obj1,setting.obj2), setting.background))
+    require(levels!='census', 'levels', levels, "'published' or a range of seeds; the census is for exact evaluation")
+    require(type(seed) is int and 0<=seed<2**63, 'seed', seed, 'an integer from 0 to 2**63 - 1')
+    t,asked = trials(levels, setting.background), policy if isinstance(policy, PolicyTable) else PolicyTable(policy)
+    before,arena = len(asked), _Arena(asked, setting, levels, len(t.levels))
     rng,moves = torch.Generator().manual_seed(seed), torch.tensor(ACTION_MOVES)
-    state = table.start[torch.as_tensor(np.tile(t.index, episodes))]
+    state = arena.start[torch.as_tensor(np.tile(t.index, episodes))]
     outcome,steps,active = torch.zeros(len(state), dtype=torch.int64), torch.zeros(len(state), dtype=torch.int64), torch.arange(len(state))
     for _ in range(TIMEOUT):
-        p = ask(state[active])
+        p = arena.probs(state[active])
         move = moves[p.argmax(1) if greedy else torch.multinomial(p, 1, generator=rng)[:,0]]
         steps[active] += 1
-        outcome[active] = table.outcome[state[active],move].long()
-        state[active] = table.next[state[active],move].long()
+        outcome[active] = arena.outcome[state[active],move]
+        state[active] = arena.next[state[active],move]
         active = active[outcome[active]==0]
         if not len(active): break
-    return SampledResult(setting, t, outcome.view(episodes,-1).numpy(), steps.view(episodes,-1).numpy(), ask.forwards)
+    return SampledResult(setting, t, outcome.view(episodes,-1).numpy(), steps.view(episodes,-1).numpy(), len(asked)-before, greedy)
