@@ -178,17 +178,21 @@ def _refill(self:MazeEnv):
     self._slot = torch.zeros_like(self._used)
     self._ahead,self._calls = block-1, 0
 
-# %% ../../nbs/env/05_maze.ipynb #b451a050
+# %% ../../nbs/env/05_maze.ipynb #6dbeb380
 @patch
 def _new_table(self:MazeEnv, queue):
     "A table of the levels ahead; moves the states being played into it. Returns the row of each level"
     old,self.table = self.table, StateTable(generate(self.spec, queue.ravel()), self.spec.rewards, self.device)
-    if old is not None:
-        t,places = self.table, 2*self.spec.size**2
-        ids = torch.zeros(len(t.levels)*places, dtype=torch.int64, device=self.device)
-        ids[t.level*places + 2*t.cell + t.facing] = torch.arange(len(t), device=self.device)
-        self.state = ids[self._envs*places + 2*old.cell[self.state] + old.facing[self.state]]
+    if old is not None: self.state = self._state_at(self._envs, old.cell[self.state], old.facing[self.state])
     return np.arange(queue.size).reshape(queue.shape)
+
+@patch
+def _state_at(self:MazeEnv, row, cell, facing):
+    "The states of the table at these places of these rows"
+    t,places = self.table, 2*self.spec.size**2
+    ids = torch.zeros(len(t.levels)*places, dtype=torch.int64, device=self.device)
+    ids[t.level*places + 2*t.cell + t.facing] = torch.arange(len(t), device=self.device)
+    return ids[row*places + 2*cell + facing]
 
 # %% ../../nbs/env/05_maze.ipynb #3285de05
 @patch
@@ -259,3 +263,49 @@ def frames(self:MazeEnv,
     if len(stale): self._scenes[stale] = self.renderer.scenes(self.table.levels[level[stale].cpu().numpy()])
     self._drawn = episode
     return self.renderer.frames(self._scenes, self._envs, cell, facing, out)
+
+# %% ../../nbs/env/05_maze.ipynb #3dddfb02
+@patch(as_prop=True)
+def ids(self:MazeEnv):
+    "What each agent sees now, as numbers: int64 (num_envs,). Equal numbers mean equal frames"
+    if self._row_of is not None: return self.state
+    t,s = self.table, self.state
+    return (self.level_seed*self.spec.size**2 + t.cell[s])*2 + t.facing[s]
+
+@patch(as_prop=True)
+def num_ids(self:MazeEnv):
+    "All ids are below this number in a small world; None in a large one"
+    return len(self.table) if self._row_of is not None else None
+
+# %% ../../nbs/env/05_maze.ipynb #4860c204
+@patch
+def draw(self:MazeEnv,
+         ids): # int64 (B,): `ids` from any moment of this environment's life
+    "Frames uint8 (B, 64, 64, 3) of what was seen"
+    if self._row_of is not None: return self._draw(ids)
+    place,cells = ids//2, self.spec.size**2
+    seeds,row = (place//cells).unique(return_inverse=True)
+    scenes = self.renderer.scenes(generate(self.spec, seeds.cpu().numpy()))
+    return self.renderer.frames(scenes, row, place%cells, ids%2)
+
+# %% ../../nbs/env/05_maze.ipynb #b569c204
+@patch(as_prop=True)
+def place(self:MazeEnv):
+    "Where the environments are: dict of int64 (num_envs,) tensors. Can be set"
+    t,s = self.table, self.state
+    return dict(used=self._used+self._slot, cell=t.cell[s], facing=t.facing[s], time=self.time.clone(),
+                prev_level_seed=self.prev_level_seed.clone(), prev_level_complete=self.prev_level_complete.clone())
+
+# %% ../../nbs/env/05_maze.ipynb #2a95f94e
+def _set_place(self, place):
+    p = {k: v.to(self.device) for k,v in place.items()}
+    ok = set(p)==set(self.place) and all(tuple(v.shape)==(self.num_envs,) for v in p.values())
+    require(ok, 'place', {k: tuple(v.shape) for k,v in p.items()}, f'what `place` gives for {self.num_envs} environments')
+    if self._row_of is None: self.table,self._drawn = None, torch.full_like(self._envs, -1)
+    self._used,self._slot = p['used'].clone(), torch.zeros_like(self._envs)
+    self._refill()
+    self.state = self._state_at(self._rows[0], p['cell'], p['facing'])
+    self.level_seed,self.time = self._queue[0], p['time'].clone()
+    self.prev_level_seed,self.prev_level_complete = p['prev_level_seed'].clone(), p['prev_level_complete'].clone()
+
+MazeEnv.place = MazeEnv.place.setter(_set_place)
