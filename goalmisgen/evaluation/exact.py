@@ -186,15 +186,15 @@ def _worth_asking(table, moves, known, levels, tolerance, horizon):
     code = table.level*K + 2*table.cell + table.facing
     return torch.isin(code, level*K+place).nonzero()[:,0], torch.cat(open_)
 
-# %% ../../nbs/evaluation/20_exact.ipynb #302a0fac
+# %% ../../nbs/evaluation/20_exact.ipynb #bc19a6c1
 def explore(asked:PolicyTable, # Of the policy
             stage:Stage, # Where
             tolerance:float=1e-6, # Greatest probability, in any level, of getting to a state that was not asked about; 0 asks about all
             horizon:int=TIMEOUT): # Steps after which an episode times out
-    "Ask a policy what it does wherever it is likely to get. Move probabilities float64 (S, 5), staying put where it was not asked; and bool (S,): was it asked?"
+    "Ask a policy what it does wherever it is likely to get. Move probabilities float64 (S, 5), staying put where not asked; and bool (S,): was it asked?"
     table,keys = stage.table, asked.keys(stage)
     want,levels = table.start if tolerance else torch.arange(len(table)), torch.arange(len(table.levels))
-    shown = torch.zeros(len(asked.row), dtype=torch.bool) # what this stage has asked for; what others have is not peeped at, so that results do not depend on it
+    shown = torch.zeros(len(asked.row), dtype=torch.bool) # by this stage: results do not depend on what others asked
     moves = torch.nn.functional.one_hot(torch.full((len(table),), MOVES.index('stay')), len(MOVES)).double()
     while len(want):
         asked.look(stage, keys, want)
@@ -205,7 +205,7 @@ def explore(asked:PolicyTable, # Of the policy
         want,levels = _worth_asking(table, moves, known, levels, tolerance, horizon)
     return moves, known
 
-# %% ../../nbs/evaluation/20_exact.ipynb #6af3b55b
+# %% ../../nbs/evaluation/20_exact.ipynb #bc0d4579
 @dataclass(frozen=True, eq=False)
 class ExactResult:
     "How an agent fares in a setting, exactly. Arrays are over the distinct levels of `trials`"
@@ -228,7 +228,7 @@ class ExactResult:
     @property
     def preference(self): "p1/(p1+p2): preference for the first object, timeouts left out; nan if it never reaches either"; return preference(self.p1, self.p2)
     @property
-    def interval(self): "Between which values the preference must lie, for all that was not asked: (low, high)"; return bounds(self.p1, self.p2, self._mean(self.unsure))
+    def interval(self): "Where the preference must lie, for all that was not asked: (low, high)"; return bounds(self.p1, self.p2, self._mean(self.unsure))
     @property
     def capability(self): "Mean episode length in steps, timeouts counting 500: lower is better"; return self._mean(self.endings.steps)
     @property

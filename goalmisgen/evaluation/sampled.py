@@ -12,7 +12,7 @@ from ..core import require
 from ..env.maze import ACTION_MOVES, TIMEOUT
 from .exact import LEVELS_A_STAGE, PolicyTable, Setting, Trials, preference, stage, trials
 
-# %% ../../nbs/evaluation/21_sampled.ipynb #512dfe71
+# %% ../../nbs/evaluation/21_sampled.ipynb #8faffbd4
 @dataclass(frozen=True, eq=False)
 class SampledResult:
     "Episodes that were played. Arrays are over the requested levels, episode after episode"
@@ -36,7 +36,7 @@ class SampledResult:
     @property
     def capability(self): "Mean episode length in steps, timeouts counting 500"; return float(self.steps.mean())
     @property
-    def lengths(self): "Share of episodes that ended at step t, t = 0..500: float64 (501,)"; return np.bincount(self.steps.ravel(), minlength=TIMEOUT+1)/self.steps.size
+    def lengths(self): "Share of episodes that ended at step t: float64 (501,)"; return np.bincount(self.steps.ravel(), minlength=TIMEOUT+1)/self.steps.size
     @property
     def median_length(self): "Median episode length in steps"; return float(np.median(self.steps))
     @property
