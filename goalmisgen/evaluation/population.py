@@ -34,14 +34,14 @@ def distinct_frames(setting:Setting, levels='published') -> int:
     asked,parts = PolicyTable(None), range(-(-len(trials(levels, setting.background).levels)//LEVELS_A_STAGE))
     return len(torch.cat([asked.keys(stage(setting, levels, i)).unique() for i in parts]).unique())
 
-# %% ../../nbs/evaluation/26_population.ipynb #57922fcc
+# %% ../../nbs/evaluation/26_population.ipynb #2bbe67bb
 def estimate(settings, # `Setting`s
-             protocol:Protocol=Protocol(), # How they are asked
+             protocol='published', # `Protocol`, or levels to evaluate exactly on
              policies:int=1) -> int: # Agents, times checkpoints
-    "Forward passes at most: every frame of every setting, for every policy. Settings of one background are taken to cost the same"
-    worst = {}
+    "Forward passes at most: every frame of every setting, for every policy. The first setting of a background stands for the others"
+    worst,levels = {}, Protocol.of(protocol).levels
     for s in settings:
-        if s.background not in worst or 'black gem' in (s.obj1,s.obj2): worst[s.background] = max(worst.get(s.background, 0), distinct_frames(s, protocol.levels))
+        if s.background not in worst: worst[s.background] = distinct_frames(s, levels)
     return policies*sum(worst[s.background] for s in settings)
 
 # %% ../../nbs/evaluation/26_population.ipynb #34a67e66

@@ -6,13 +6,12 @@
 __all__ = ['MAX_EPISODES_FILE', 'read_episodes', 'agent_number', 'model_step', 'setting_of', 'background_of', 'Published',
            'read_published', 'published_agents']
 
-# %% ../../nbs/evaluation/25_published.ipynb #ebe79885
+# %% ../../nbs/evaluation/25_published.ipynb #18b7658f
 import csv, io, numpy as np, os, re
 from dataclasses import dataclass
 from pathlib import Path
 from ..core import require
 from ..env.maze import TIMEOUT
-from ..env.objects import GoalObject
 from .exact import PUBLISHED_SEEDS, Setting, preference, quantile
 from .results import AgentFile, Result, SCHEMA, to_table
 from .sampled import wilson
@@ -91,7 +90,7 @@ def _below(folder, depth):
     found = sorted((e for e in os.scandir(folder) if not e.is_symlink() and (depth==1 or e.is_dir(follow_symlinks=False))), key=lambda e: e.name)
     return [p for e in found for p in ([Path(e.path)] if depth==1 else _below(e.path, depth-1))]
 
-# %% ../../nbs/evaluation/25_published.ipynb #398647c6
+# %% ../../nbs/evaluation/25_published.ipynb #696d992a
 def _published_row(path, run, background, seeds):
     "The `Result` of one file"
     agent,s = agent_number(path.parent.name), setting_of(path.parent.parent.name, background_of(run, background))
@@ -100,7 +99,8 @@ def _published_row(path, run, background, seeds):
     n,n1,n2 = len(outcome), int((outcome==1).sum()), int((outcome==2).sum())
     lengths = np.bincount(steps, minlength=TIMEOUT+1)/n
     name = f'seeds {min(seeds)}-{max(seeds)}' if seeds is not None else f'{n} seeds'
-    return Result(SCHEMA, run, 'PPO (published)', path.parent.name, agent, model_step(path.name), 'unknown', s.obj1, s.obj2, s.background, 'sampled', name, n, 42,
+    who = (SCHEMA, run, 'PPO (published)', path.parent.name, agent, model_step(path.name), 'unknown')
+    return Result(*who, s.obj1, s.obj2, s.background, 'sampled', name, n, 42,
         n1/n, n2/n, 1-(n1+n2)/n, 0., preference(n1/n, n2/n), *wilson(n1, n1+n2), float(steps.mean()), float(np.median(steps)),
         *(float(quantile(lengths, q)) for q in (.05,.25,.75,.95)))
 
@@ -123,7 +123,7 @@ def read_published(folder, # `results-1000`, one run in it, or one setting of a 
         except (ValueError, OSError) as e: broken[p] = str(e)
     return Published(rows, broken)
 
-# %% ../../nbs/evaluation/25_published.ipynb #658d5d2d
+# %% ../../nbs/evaluation/25_published.ipynb #cfca5893
 def published_agents(folder, checkpoints:bool=False) -> list: # `checkpoints`: all models of each agent, not only the last
     "The `AgentFile`s under a folder of published agents, `…/<date>__seed_<number>/model_<steps>.pth`; links are not followed"
     found = {}
@@ -131,5 +131,6 @@ def published_agents(folder, checkpoints:bool=False) -> list: # `checkpoints`: a
         if len(Path(home).relative_to(folder).parts)>=4: folders.clear()
         n = agent_number(Path(home).name)
         models = [Path(home)/f for f in files if re.fullmatch(r'model_\d{1,15}\.pth', f) and not (Path(home)/f).is_symlink()]
-        if n is not None and models: found[Path(home)] = sorted((AgentFile(p, p.parent.name, n, model_step(p.name), 'PPO (published)') for p in models), key=lambda f: f.step)
+        if n is None or not models: continue
+        found[Path(home)] = sorted((AgentFile(p, p.parent.name, n, model_step(p.name), 'PPO (published)') for p in models), key=lambda f: f.step)
     return [f for k in sorted(found, key=lambda k: (found[k][0].agent, k.name)) for f in (found[k] if checkpoints else found[k][-1:])]

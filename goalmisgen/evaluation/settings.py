@@ -72,10 +72,9 @@ def find_settings(names, # Names of populations in `PAPER`, phrases such as 'red
         out += [n] if isinstance(n, Setting) else PAPER[n].settings
     return tuple(dict.fromkeys(out))
 
-# %% ../../nbs/evaluation/24_settings.ipynb #6e23554d
-def draw_settings(populations=tuple(PAPER.values())):
+# %% ../../nbs/evaluation/24_settings.ipynb #0887e666
+def draw_settings(populations): # list of `PaperPopulation`
     "A column of icon pairs for each population; returns the figure"
-    populations = list(populations)
     rows = max(len(p.settings) for p in populations)
     with style() as plt:
         fig,axs = plt.subplots(1, len(populations), figsize=(1.9*len(populations), .24*rows+.5), dpi=56, squeeze=False)
