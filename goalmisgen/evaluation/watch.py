@@ -161,11 +161,11 @@ def _draw_path(ax, cells, size):
     for colour,w in ((INK,3.2),('white',1.6)): ax.plot(x, y, color=colour, lw=w, solid_capstyle='round', solid_joinstyle='round')
     if len(x)>1: ax.plot(x[:1], y[:1], 'o', color='white', ms=4, mec=INK, mew=.8)
 
-# %% ../../nbs/evaluation/27_watch.ipynb #95ceb689
+# %% ../../nbs/evaluation/27_watch.ipynb #360a139c
 def storyboard(episodes, # One `Episode`, or a list of them: a row each
                names=None, # Of the agents
                pictures:int=6, # At most so many a row, at even distances in time
-               width:float=1.1): # Inches a picture
+               width:float=128/110): # Inches a picture; 128 pixels in a PNG
     "A figure with pictures of each episode in a row, and the path so far"
     episodes = list(episodes) if isinstance(episodes, (list,tuple)) else [episodes]
     names = [''] * len(episodes) if names is None else list(names)
@@ -178,7 +178,7 @@ def storyboard(episodes, # One `Episode`, or a list of them: a row each
         for r,(e,name) in enumerate(zip(episodes,names)): _story_row(fig, e, name, cols, r/len(episodes), 1/len(episodes), left, width)
     return fig
 
-# %% ../../nbs/evaluation/27_watch.ipynb #3e82908c
+# %% ../../nbs/evaluation/27_watch.ipynb #2ba58085
 def _story_row(fig, episode, name, cols, below, share, left, width):
     "One row of a storyboard"
     w,h = fig.get_size_inches()
@@ -187,11 +187,11 @@ def _story_row(fig, episode, name, cols, below, share, left, width):
     bottom = 1-below-share + .26/h
     for i,t in enumerate(times):
         ax = fig.add_axes([(left+i*(width+.06))/w, bottom, width/w, width/h])
-        ax.imshow(episode.frames[t], interpolation='nearest')
+        ax.imshow(enlarge(episode.frames[t], 4), interpolation='none', extent=(-.5,63.5,63.5,-.5)) # large, as SVG viewers smooth what they enlarge
         _draw_path(ax, episode.cells[:t+1].astype(float), episode.level.size)
         ax.set(xlim=(-.5,63.5), ylim=(63.5,-.5)); ax.axis('off')
         label = f'{episode.ending}, {_steps(last)}' if t==last else 'start' if t==0 else f'step {t}'
-        ax.set_title(label, y=-.19, fontsize=7.5, weight='bold' if t==last else 'normal', color=INK if t==last else SOFT)
+        ax.set_title(label, y=-.18, fontsize=7, weight='bold' if t==last else 'normal', color=INK if t==last else SOFT)
     fig.text(0, bottom+width/h/2, name, fontsize=9, weight='bold', va='center')
 
 # %% ../../nbs/evaluation/27_watch.ipynb #22c04e71
