@@ -12,6 +12,7 @@ from goalmisgen.env.chain import move_probs, shortest_path_moves
 from goalmisgen.env.levels import OBJ1, OBJ2, distances
 from goalmisgen.env.maze import ACTION_MOVES, TIMEOUT
 from goalmisgen.evaluation import exact
+from goalmisgen.evaluation.by_level import by_distance, level_table, nearer_first, place_map, stuck, visits_map
 from goalmisgen.evaluation.exact import PolicyTable, Setting, evaluate_exact, explore, quantile, reach_bound, stage, trials
 from goalmisgen.evaluation.population import by_step, evaluate_population, find_agents
 from goalmisgen.evaluation.published import published_agents, read_episodes, read_published, setting_of
@@ -205,6 +206,30 @@ def test_greedy_takes_the_most_probable_action():
     assert to_row(g, 'p', 0, 0).method == 'greedy'
 
 
+# Level by level
+
+def test_an_agent_that_takes_the_nearest():
+    "Told from its frames alone, by a table: always a shortest path to whichever object is nearer"
+    st = stage(PAIR, FEW)
+    far = torch.full((len(st.table),), float('inf'), dtype=torch.float64)
+    for _ in range(60): far = torch.minimum(far, 1+torch.where(st.table.outcome > 0, 0., far[st.table.next.long()]).min(1).values)
+    move = torch.where(st.table.outcome > 0, 0., far[st.table.next.long()]).argmin(1)
+    know = {f.tobytes(): ACTION_MOVES.index(int(m)) for f, m in zip(st.frames(torch.arange(len(st.table))).numpy(), move)}
+    r = evaluate_exact(lambda frames: torch.nn.functional.one_hot(torch.tensor([know[f.numpy().tobytes()] for f in frames]), 15).double(), PAIR, FEW)
+    t = level_table(r)
+    d = by_distance(t)
+    assert nearer_first(t) == 1 and (d.preference[d.lead > 0] == 1).all() and (d.preference[d.lead < 0] == 0).all() and len(d) > 4
+    np.testing.assert_allclose(t.steps, np.minimum(t.distance1, t.distance2))
+    np.testing.assert_allclose([d.share.sum(), d.share @ d.steps], [1, r.capability])
+    assert np.nanmax(place_map(r, 1)) == 1 and not np.isfinite(place_map(r, 2)[0, 0])
+
+
+def test_a_mouse_that_runs_against_the_wall():
+    r = evaluate_exact(left, PAIR, FEW)
+    assert visits_map(r, 3)[0, 0] == TIMEOUT and np.nansum(visits_map(r, 3)) == TIMEOUT
+    assert set(stuck(r).cells) == {'(0,0) 100%'} and (stuck(r).timeout == 1).all() and np.isnan(nearer_first(level_table(r)))
+
+
 # Settings
 
 def test_the_papers_settings():
@@ -345,7 +370,8 @@ def test_a_published_tree(tmp_path):
 
 BROKEN = {
     'no reward column': (dict(head='seed,steps,prize'), 'columns'), 'reward of 5': (dict(reward=[5.]*1000), 'reward'),
-    'reward nan': (dict(reward=['nan']*1000), 'reward'), 'too few seeds': (dict(n=999), 'incomplete'), 'a seed twice': (dict(seed=[100000]*1000), 'each seed once'),
+    'reward nan': (dict(reward=['nan']*1000), 'reward'), 'too few seeds': (dict(n=999), 'incomplete'),
+    'a seed twice': (dict(seed=[100000]*1000), 'each seed once'),
     'half a step': (dict(steps=[2.5]*1000), 'steps'), 'too many steps': (dict(steps=[501]*1000), 'steps'),
     'words': (dict(steps=['many']*1000), 'many'),
     'absurd size': (dict(steps=['7'+' '*2000]*1000), 'size')}
