@@ -46,21 +46,23 @@ def _call(job, i, board):
     try: return Outcome(job.name, job.fn(**job.kwargs, report=lambda n: board.report.remote(i, n), stop=stop))
     except Exception: return Outcome(job.name, error=traceback.format_exc())
 
-# %% ../../nbs/agents/15_cluster.ipynb #a668727d
+# %% ../../nbs/agents/15_cluster.ipynb #5f341ce0
 def run_on_ray(jobs, # list of `Job`
                workers:int|None=None, # Jobs at a time; default as many as the cluster has cores for
                label:str='', progress:bool=True, # Of the progress bar
                each=lambda outcome: None, # Called in this process as each job ends
-               gpus:float=0): # GPUs that each job reserves; .125 lets eight share one
+               gpus:float=0, # GPUs that each job reserves; .125 lets eight share one
+               address:str|None=None): # Of the cluster, if not connected yet: 'auto' for the one this machine belongs to; default a Ray of its own
     "Run the jobs on the Ray cluster that one is connected to, or on this machine; their `Outcome`s in order"
     ray = _ray()
     require(workers is None or (type(workers) is int and workers>=1), 'workers', workers, 'an integer of at least 1')
-    if not ray.is_initialized(): ray.init(num_cpus=workers or available_cores(), include_dashboard=False, log_to_driver=False)
+    if not ray.is_initialized():
+        ray.init(address, log_to_driver=False, **({} if address else dict(num_cpus=workers or available_cores(), include_dashboard=False)))
     board = ray.remote(Board).options(num_cpus=0).remote(len(jobs))
     call = ray.remote(_call).options(num_cpus=1, num_gpus=gpus, max_retries=0)
     return _follow(ray, jobs, workers or len(jobs), lambda i: call.remote(jobs[i], i, board), board, label, progress, each)
 
-# %% ../../nbs/agents/15_cluster.ipynb #1722fe1d
+# %% ../../nbs/agents/15_cluster.ipynb #0e546bdc
 def _follow(ray, jobs, workers, start, board, label, progress, each):
     "Start jobs as places become free, until all have ended"
     from tqdm.auto import tqdm
@@ -68,7 +70,9 @@ def _follow(ray, jobs, workers, start, board, label, progress, each):
     with tqdm(total=sum(j.units for j in jobs), desc=label, disable=not progress, smoothing=.1) as bar:
         try:
             while waiting or running:
-                while waiting and len(running)<workers: running[start(waiting[-1])] = waiting.pop()
+                while waiting and len(running)<workers:
+                    i = waiting.pop()
+                    running[start(i)] = i
                 for ref in ray.wait(list(running), timeout=.5)[0]:
                     i = running.pop(ref)
                     out[i] = _result(ray, ref, jobs[i])

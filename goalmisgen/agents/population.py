@@ -146,11 +146,11 @@ def agents_of(folder) -> dict:
     found = {int(p.parent.name[6:]): p.parent for p in Path(folder).glob('agent-*/manifest.json') if p.parent.name[6:].isdigit()}
     return dict(sorted(found.items()))
 
-# %% ../../nbs/agents/14_population.ipynb #a5974710
+# %% ../../nbs/agents/14_population.ipynb #51fb61e9
 WEIGHTS = 2_510_000 # Bytes of one policy's file
 
 def disk_per_agent(config) -> tuple:
-    "Bytes of a finished agent, and the most it takes while it trains: its policies, metrics, and a checkpoint three times as large, written beside the last one"
+    "Bytes of a finished agent, and the most it takes while it trains: policies, metrics, and two checkpoints of three times the size"
     policies = 1+getattr(config, 'checkpoints', 0)
     return policies*WEIGHTS+100_000, (policies+6)*WEIGHTS+100_000
 
