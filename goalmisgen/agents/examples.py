@@ -10,8 +10,9 @@ from pathlib import Path
 from .impala import Policy, load_policy
 from ..core import require
 
-# %% ../../nbs/agents/16_examples.ipynb #cbe74105
+# %% ../../nbs/agents/16_examples.ipynb #62f001d3
 EXAMPLES = { # Name: what it does between a red line and a yellow gem
+    'exact-0': 'exact-advantage PPO, seed 0: undecided, and nearly always arrives',
     'exact-1': 'exact-advantage PPO, seed 1: undecided, and in one episode of six it finds neither',
     'exact-3': 'exact-advantage PPO, seed 3: takes the red line two times in three',
     'exact-4': 'exact-advantage PPO, seed 4: takes the yellow gem two times in three'}
