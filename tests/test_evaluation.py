@@ -431,7 +431,7 @@ def test_published_agents_are_evaluated_and_pickles_run_no_code(tmp_path):
             torch.save(dict(model_state_dict=opinionated(n+s).state_dict(), optimizer_state_dict={}), path)
     bad = tmp_path/'maze-5x5'/'x__seed_5'/'model_50.pth'
     bad.parent.mkdir()
-    bad.write_bytes(pickle.dumps(Evil(tmp_path/'owned')))
+    bad.write_bytes(pickle.dumps(Evil(tmp_path/'owned'), protocol=2))
     with pytest.raises(ValueError): load_policy(bad)
     found = evaluate_population(tmp_path/'maze-5x5', PAIR, tmp_path/'t.csv', protocol=range(100000, 100003), workers=1, progress=False)
     assert not (tmp_path/'owned').exists() and list(found.failed) == ['x__seed_5'] and 'not a readable policy file' in found.failed['x__seed_5']
