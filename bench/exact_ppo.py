@@ -7,7 +7,8 @@ One row an agent. `cpu_seconds` is the processor time of the whole job, the fina
 import argparse, tempfile, time
 from pathlib import Path
 import pandas as pd
-from goalmisgen.agents.exact_ppo import ExactPPOConfig, Seeds, train_agent
+from goalmisgen.agents.exact_ppo import ExactPPOConfig
+from goalmisgen.agents.training import Seeds, train_agent
 from goalmisgen.agents.population import Job, run_jobs
 from goalmisgen.core import read_json
 

@@ -4,8 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from goalmisgen.agents.exact_ppo import ExactPPO, ExactPPOConfig, Seeds, train_agent
+from goalmisgen.agents.exact_ppo import ExactPPO, ExactPPOConfig
 from goalmisgen.agents.impala import Policy, action_probs, load_policy
+from goalmisgen.agents.training import Seeds, train_agent
 from goalmisgen.core import read_json
 from goalmisgen.env.levels import DUEL, TRAIN, generate
 from goalmisgen.env.maze import MazeEnv

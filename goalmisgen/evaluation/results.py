@@ -82,13 +82,14 @@ def to_table(rows):
     last = {tuple(getattr(r,k) for k in KEY): r for r in rows}
     return pd.DataFrame([dataclasses.asdict(last[k]) for k in sorted(last)], columns=COLUMNS)
 
-# %% ../../nbs/evaluation/22_results.ipynb #44a7478c
+# %% ../../nbs/evaluation/22_results.ipynb #07c6e349
 def write_table(path, df, **options):
-    "Write a data frame as CSV, or CSV in gzip if the name ends in .gz: atomically, the same bytes for the same table"
+    "Write a data frame as CSV, or CSV in gzip if the name ends in .gz: atomically, the same bytes for the same table, and not again if they are there"
     import gzip
     require(Path(path).suffix in ('.csv','.gz'), 'results file', str(path), 'a name ending in .csv or .csv.gz')
-    text = df.to_csv(index=False, lineterminator='\n', **options)
-    write_atomic(path, gzip.compress(text.encode(), mtime=0) if Path(path).suffix=='.gz' else text)
+    data = df.to_csv(index=False, lineterminator='\n', **options).encode()
+    if Path(path).suffix=='.gz': data = gzip.compress(data, mtime=0)
+    if not Path(path).exists() or Path(path).read_bytes()!=data: write_atomic(path, data)
 
 def write_results(path, rows):
     "Write `Result`s to a .csv or .csv.gz file, atomically"
