@@ -5,24 +5,25 @@
 # %% auto #0
 __all__ = ['ALGORITHM', 'ExactPPOConfig', 'ExactPPO']
 
-# %% ../../nbs/agents/13_exact_ppo.ipynb #0f6f4f4e
+# %% ../../nbs/agents/13_exact_ppo.ipynb #f05bfb52
 import math, torch
 from dataclasses import dataclass, replace
 from fastcore.basics import patch
-from .training import PRECISIONS, Learner, Seeds, train_agent, training_levels
+from .training import MOST_LEVELS, PRECISIONS, Learner, Seeds, training_levels
 from ..core import require
 from ..env.chain import Solver
 from ..env.maze import ACTION_MOVES, StateTable
 from ..env.objects import BACKGROUNDS, GoalObject
 from ..env.render import Renderer
 
-# %% ../../nbs/agents/13_exact_ppo.ipynb #d019d727
+# %% ../../nbs/agents/13_exact_ppo.ipynb #6560c4e8
 @dataclass(frozen=True)
 class ExactPPOConfig:
     "Everything about training but the seed. `ValueError` names the field that is off"
     goal:str = 'yellow line' # The object the agent learns to reach
     background:str = 'black' # black, grey or textured
-    size:int = 5 # World size in cells: 3 or 5, where all levels are known
+    size:int = 5 # World size in cells: 3, 5, 7 or 9
+    num_levels:int = 0 # Train on the levels of this many seeds, from 0; 0 for all levels, which are known up to size 5
     updates:int = 240 # Gradient steps in all
     updates_per_solve:int = 8 # Gradient steps between two solutions of the chain
     levels_per_solve:int = 102 # Levels solved at a time
@@ -38,7 +39,9 @@ class ExactPPOConfig:
     def __post_init__(self):
         GoalObject.parse(self.goal)
         require(self.background in BACKGROUNDS, 'background', self.background, ', '.join(BACKGROUNDS))
-        require(self.size in (3,5), 'size', self.size, '3 or 5')
+        require(self.size in (3,5,7,9), 'size', self.size, '3, 5, 7 or 9')
+        few = range(0 if self.size<=5 else 1, MOST_LEVELS+1)
+        require(type(self.num_levels) is int and self.num_levels in few, 'num_levels', self.num_levels, f'{few[0]} to {few[-1]} at this size')
         for f in 'updates updates_per_solve levels_per_solve batch_size checkpoint_every'.split():
             require(type(getattr(self,f)) is int and getattr(self,f)>=1, f, getattr(self,f), 'an integer of at least 1')
         for f in 'lr clip max_grad_norm'.split(): require(0<getattr(self,f)<math.inf, f, getattr(self,f), 'a positive number')
@@ -46,7 +49,7 @@ class ExactPPOConfig:
         require(0<=self.entropy<math.inf, 'entropy', self.entropy, 'a number of at least 0')
         require(self.precision in PRECISIONS, 'precision', self.precision, ', '.join(PRECISIONS))
 
-# %% ../../nbs/agents/13_exact_ppo.ipynb #68f8cde3
+# %% ../../nbs/agents/13_exact_ppo.ipynb #b28ba169
 ALGORITHM = 'exact-advantage PPO'
 
 class ExactPPO(Learner, config=ExactPPOConfig):
@@ -55,7 +58,7 @@ class ExactPPO(Learner, config=ExactPPOConfig):
 
     def __init__(self, config:ExactPPOConfig, seeds:Seeds=Seeds(), device='cpu'):
         super().__init__(config, seeds, device)
-        levels,prob = training_levels(config.size, config.background)
+        levels,prob = training_levels(config.size, config.background, config.num_levels)
         self.table,self.prob = StateTable(levels, device=device), prob.to(device)
         self.solver,self.renderer = Solver(self.table), Renderer(config.size, config.goal, config.background, device)
         self.scenes = self.renderer.scenes(levels)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MOVES', 'MOVE_STEPS', 'ACTION_MOVES', 'TIMEOUT', 'SMALL_WORLD', 'FRAME_TABLE', 'StateTable', 'world', 'same_scenes',
-           'env_seeds', 'level_seeds', 'MazeEnv']
+           'env_seeds', 'level_seeds', 'MazeEnv', 'distinct_levels']
 
 # %% ../../nbs/env/05_maze.ipynb #881e422f
 import numpy as np, torch
@@ -130,13 +130,13 @@ class MazeEnv:
         self._build()
         self._begin()
 
-# %% ../../nbs/env/05_maze.ipynb #77e8bbb2
+# %% ../../nbs/env/05_maze.ipynb #4bd112f3
 @patch
 def _build(self:MazeEnv):
     "The table and pictures of a small world, or room for the pictures of the levels being played"
     self.table = self._row_of = None
     if self.num_levels and self.num_levels*self.spec.size**2 <= SMALL_WORLD:
-        levels,self._row_of = _distinct(self.spec, self.num_levels, self.start_level, self.renderer.background)
+        levels,self._row_of = distinct_levels(self.spec, self.num_levels, self.start_level, self.renderer.background)
         self.table = StateTable(levels, self.spec.rewards, self.device)
         self._scenes,self._all_frames = self.renderer.scenes(levels), None
     else: self._scenes = torch.zeros((self.num_envs,64,64,3), dtype=torch.uint8, device=self.device)
@@ -153,10 +153,10 @@ def _begin(self:MazeEnv):
     self._refill()
     self.state,self.level_seed = self.table.start[self._rows[0]], self._queue[0]
 
-# %% ../../nbs/env/05_maze.ipynb #44063a4d
+# %% ../../nbs/env/05_maze.ipynb #368eaa85
 @lru_cache(maxsize=4)
-def _distinct(spec, num_levels, start_level, background):
-    "The distinct levels of a range of seeds (backgrounds told apart where they show), and the row of each seed"
+def distinct_levels(spec, num_levels, start_level, background):
+    "The distinct `Levels` of a range of seeds (backgrounds told apart where they show), and the row of each seed int64 (num_levels,)"
     levels = generate(spec, np.arange(start_level, start_level+num_levels))
     key = levels.grid.reshape(len(levels),-1)
     if background=='textured': key = np.column_stack([key, levels.background])
