@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pypandoc
+import search
 import yaml
 from pandoc_markdown import Unknown, markdown
 from project import ROOT, text
@@ -27,7 +28,12 @@ class Page:
     title: str
     description: str
     path: Path  # of the page in the site
-    section: str
+    place: tuple  # titles of the sections that it is in, outermost first
+
+    @property
+    def kind(self) -> str:
+        "What the page is for, as the search calls it"
+        return 'Glossary' if self.path.stem == 'glossary' else self.place[0] if self.place else 'Start'
 
     @property
     def up(self) -> str:
@@ -35,20 +41,24 @@ class Page:
         return '../'*(len(self.path.parts) - 1) or './'
 
 
-def load(folder: Path, source: str, section: str) -> Page:
+def load(folder: Path, source: str, place: tuple) -> Page:
     nb = json.loads((folder/source).read_text(encoding='utf-8'))
     meta = yaml.safe_load(text(nb['cells'][0]['source']).strip().strip('-'))
     if 'title' not in meta or 'description' not in meta: raise SystemExit(f'{source}: needs a title and a description')
-    return Page(source, nb, meta['title'], meta['description'], Path(source).parent/meta['output-file'], section)
+    return Page(source, nb, meta['title'], meta['description'], Path(source).parent/meta['output-file'], place)
+
+
+def below(folder: Path, items: list, place: tuple) -> list[Page]:
+    found = []
+    for item in items:
+        if isinstance(item, str): found.append(load(folder, item, place))
+        else: found += below(folder, item['contents'], (*place, item['section']))
+    return found
 
 
 def pages(folder: Path) -> list[Page]:
     "The pages of the sidebar, in order"
-    found = []
-    for item in yaml.safe_load((folder/'sidebar.yml').read_text())['website']['sidebar']['contents']:
-        if isinstance(item, str): found.append(load(folder, item, ''))
-        else: found += [load(folder, o, item['section']) for o in item['contents']]
-    return found
+    return below(folder, yaml.safe_load((folder/'sidebar.yml').read_text())['website']['sidebar']['contents'], ())
 
 
 def link(page: Page, target: Page, label: str = '', **attrs) -> str:
@@ -57,12 +67,17 @@ def link(page: Page, target: Page, label: str = '', **attrs) -> str:
 
 
 def sidebar(page: Page, site: list[Page]) -> str:
-    lines, section = [], ''
+    "The list of pages; sections fold, and those that the page is in are open"
+    lines, open_ = [], ()
     for o in site:
-        if o.section != section: lines.append(f'<p>{html.escape(o.section)}</p>' if o.section else '<hr>')
-        section = o.section
+        same = next((i for i, (a, b) in enumerate(zip(open_, o.place)) if a != b), min(len(open_), len(o.place)))
+        lines += ['</details>']*(len(open_) - same)
+        for i in range(same, len(o.place)):
+            here = page.place[:i + 1] == o.place[:i + 1]
+            lines.append(f"<details{' open'*here}><summary>{html.escape(o.place[i])}</summary>")
+        open_ = o.place
         lines.append(link(page, o, class_='here' if o is page else ''))
-    return '\n'.join(lines)
+    return '\n'.join(lines + ['</details>']*len(open_))
 
 
 def neighbours(page: Page, site: list[Page]) -> str:
@@ -107,7 +122,8 @@ def build(folder: Path, dest: Path) -> list[Page]:
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(path, copy)
     with ThreadPoolExecutor(2) as pool: list(pool.map(lambda page: render(page, site, dest, config), site))
-    shutil.copy(STYLE/'site.css', dest/'site.css')
+    for name in ['site.css', 'search.js']: shutil.copy(STYLE/name, dest/name)
+    search.write(dest, [(o.path.as_posix(), o.title, o.kind, o.description) for o in site])
     return site
 
 

@@ -1,41 +1,74 @@
-"The site's sidebar, in order of reading: `python tools/sidebar.py` writes nbs/sidebar.yml"
+"""The site's sidebar, by purpose and then in order of reading: `python tools/sidebar.py` writes nbs/sidebar.yml
+
+Learning, doing and understanding come first, each a folder of unnumbered pages; the numbered notebooks, which are the package,
+are the reference.
+"""
 from pathlib import Path
 
 from project import ROOT, notebooks
 
-SECTIONS = dict(env='Environment')  # other folders are called by their names
-LAST = 80  # unnumbered folders, such as the studies, come before the notebooks from this number on
+# Folders of pages with a purpose: title, and the pages in order; pages that are not named follow by name
+PARTS = dict(
+    tutorials=('Tutorials', 'first_population first_agent'),
+    how_to=('How-to guides', 'train_agents use_gpu_or_cluster resume_and_reproduce evaluate_agents read_published watch_agents make_figures '
+                             'add_worlds other_libraries'),
+    explanation=('Explanation', 'exact_evaluation generalisation trainers three_seeds reproducibility'))
+LOOK_UP = ['glossary.ipynb', '46_gallery.ipynb']  # The reference opens with these
+SECTIONS = dict(env='Environment')  # Other folders are called by their names
+FIRST, LAST = 'Foundations', 'Studies and tools'  # Numbered notebooks of the top folder, before and after those in folders
 
 
-def place(path: Path, number: int | None, numbers: dict) -> tuple:
-    "Where a page stands: the index first, a folder where its lowest number is, unnumbered pages in their folder by name"
-    folder = path.parts[0] if len(path.parts) > 1 else ''
-    if not folder: return (-1 if number is None else number, '', 0, path.name)
-    return (numbers.get(folder, LAST), folder, LAST if number is None else number, path.name)
+def titled(folder: str) -> str:
+    return SECTIONS.get(folder, folder.replace('_', ' ').capitalize())
 
 
-def contents(root: Path) -> list[tuple[str, list[str]]]:
-    "Sections and their pages; pages of the top folder make sections without a title"
-    nbs = [(nb.path.relative_to(root/'nbs'), nb.number) for nb in notebooks(root)]
-    numbers = {}
-    for path, number in nbs:
-        if number is not None and len(path.parts) > 1: numbers[path.parts[0]] = min(number, numbers.get(path.parts[0], number))
+def unnumbered(paths: list[Path]) -> list[tuple[str, list[str]]]:
+    "Sections of the folders without numbers: those with a purpose in their order, then others by name"
+    found, folders = [], sorted({p.parts[0] for p in paths})
+    for folder in [*(o for o in PARTS if o in folders), *(o for o in folders if o not in PARTS)]:
+        title, named = PARTS.get(folder, (titled(folder), ''))
+        order = {name: i for i, name in enumerate(named.split())}
+        inside = [p for p in paths if p.parts[0] == folder]
+        found.append((title, [p.as_posix() for p in sorted(inside, key=lambda p: (order.get(p.stem, len(order)), p.as_posix()))]))
+    return found
+
+
+def reference(numbered: list[tuple[int, Path]]) -> list[tuple[str, list[str]]]:
+    "Sections of the numbered notebooks, by the lowest number in each"
     found = []
-    for path, _ in sorted(nbs, key=lambda o: place(*o, numbers)):
+    for _, path in sorted(numbered):
         folder = path.parts[0] if len(path.parts) > 1 else ''
-        title = SECTIONS.get(folder, folder.replace('_', ' ').capitalize())
-        if not found or found[-1][0] != title: found.append((title, []))
-        found[-1][1].append(path.as_posix())
+        title = titled(folder) if folder else LAST if any(t not in (FIRST, LAST) for t, _ in found) else FIRST
+        section = next((pages for t, pages in found if t == title), None)
+        if section is None: found.append((title, section := []))
+        section.append(path.as_posix())
+    return found
+
+
+def contents(root: Path) -> list:
+    "The pages as a tree: paths of notebooks, and pairs of a title and what is below it"
+    nbs = [(nb.number, nb.path.relative_to(root/'nbs')) for nb in notebooks(root)]
+    names = {path.as_posix() for _, path in nbs}
+    look_up = [o for o in LOOK_UP if o in names]
+    rest = [(n, p) for n, p in nbs if p.as_posix() not in (*look_up, 'index.ipynb')]
+    about = sorted(p.as_posix() for n, p in rest if n is None and len(p.parts) == 1)
+    tree = ['index.ipynb'] if 'index.ipynb' in names else []
+    tree += unnumbered([p for n, p in rest if n is None and len(p.parts) > 1])
+    ref = look_up + reference([o for o in rest if o[0] is not None])
+    return tree + ([('Reference', ref)] if ref else []) + ([('About', about)] if about else [])
+
+
+def lines(tree: list, indent: int) -> list[str]:
+    found, space = [], ' '*indent
+    for o in tree:
+        if isinstance(o, str): found.append(f'{space}- {o}')
+        else: found += [f'{space}- section: {o[0]}', f'{space}  contents:', *lines(o[1], indent + 4)]
     return found
 
 
 def sidebar(root: Path) -> str:
     "The text of sidebar.yml"
-    lines = ['website:', '  sidebar:', '    contents:']
-    for title, pages in contents(root):
-        if title: lines += [f'      - section: {title}', '        contents:']
-        lines += [f"{'          ' if title else '      '}- {page}" for page in pages]
-    return '\n'.join(lines) + '\n'
+    return '\n'.join(['website:', '  sidebar:', '    contents:', *lines(contents(root), 6)]) + '\n'
 
 
 def write(root: Path = ROOT):
