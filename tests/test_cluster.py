@@ -1,14 +1,11 @@
 "A local Ray of two workers gives the files of plain processes, and survives the death of a worker"
 import hashlib
-import os
-import signal
-import time
 from pathlib import Path
 
 import pytest
 
 from goalmisgen.agents.exact_ppo import ExactPPOConfig
-from goalmisgen.agents.population import Job, train_population
+from goalmisgen.agents.population import Job, _rehearse, train_population
 from goalmisgen.agents.ppo import PPOConfig
 
 ray = pytest.importorskip('ray', reason='the ray extra is not installed')
@@ -22,7 +19,7 @@ def digests(folder):
 
 @pytest.fixture(scope='module')
 def two_workers():
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, _temp_dir='/tmp/ray-test')
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
 
@@ -36,27 +33,11 @@ def test_same_files_as_processes(two_workers, tmp_path, config):
     assert digests(tmp_path/'processes')==digests(tmp_path/'ray')
 
 
-def _work(what, where, report, stop):
-    "A job for the test: note one's process, then fail, or wait to be killed, or finish"
-    (Path(where)/f'{what}.pid').write_text(str(os.getpid()))
-    if what=='fail': raise ValueError('told to fail')
-    while what=='wait': time.sleep(.05)
-    report(1)
-    return what
-
-
-def test_failures_are_reported_and_do_not_stop_the_others(two_workers, tmp_path):
-    from threading import Thread
+def test_failures_are_reported_and_do_not_stop_the_others(two_workers):
+    "One job raises, one kills its own process, one works"
     from goalmisgen.agents.cluster import run_on_ray
-    def kill():
-        pid = tmp_path/'wait.pid'
-        while not (pid.exists() and pid.read_text()): time.sleep(.05)
-        os.kill(int(pid.read_text()), signal.SIGKILL)
-    killer = Thread(target=kill)
-    killer.start()
     seen = []
-    out = run_on_ray([Job(w, _work, dict(what=w, where=str(tmp_path))) for w in ('fail','wait','work')], progress=False, each=seen.append)
-    killer.join()
+    out = run_on_ray([Job(w, _rehearse, dict(what=w)) for w in ('fail','die','work')], progress=False, each=seen.append)
     assert [o.result for o in out]==[None,None,'work'] and len(seen)==3
     assert 'told to fail' in out[0].error and 'the worker died' in out[1].error and out[2].error is None
 

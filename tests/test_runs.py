@@ -14,9 +14,13 @@ SMALL = ['--config.size', '3', '--config.updates', '60', '--config.updates-per-s
 CLI = [sys.executable, '-m', 'goalmisgen.cli']
 
 
-def train(folder, *extra, **kwargs):
-    return subprocess.Popen([*CLI, 'train', str(folder), '--agents', '2', '--workers', '2', *SMALL, *extra], start_new_session=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **kwargs)
+SMALL_PPO = ['--config.size', '3', '--config.num-envs', '8', '--config.rollout', '16', '--config.minibatches', '2', '--config.epochs', '1',
+             '--config.env-steps', '5120', '--config.checkpoints', '2', '--config.checkpoint-every', '3']
+
+
+def train(folder, *extra, ppo=False, **kwargs):
+    return subprocess.Popen([*CLI, 'train-ppo' if ppo else 'train', str(folder), '--agents', '2', '--workers', '2', *(SMALL_PPO if ppo else SMALL), *extra],
+                            start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **kwargs)
 
 
 def digests(folder):
@@ -70,6 +74,25 @@ def test_killed_and_resumed(undisturbed, tmp_path, victim):
     assert p.returncode==0, out
     for litter in folder.rglob('.*'): litter.unlink() # a kill in the middle of a write leaves a temporary file, and nothing worse
     assert digests(folder)==undisturbed
+
+
+def test_the_papers_ppo_killed_and_resumed(tmp_path):
+    "Policies kept along the way and the place of every environment are part of what comes back"
+    for name in ('whole','killed'):
+        p = train(tmp_path/name, ppo=True)
+        if name=='killed':
+            wait_for(lambda: (tmp_path/'killed'/'agent-0'/'trainer.pt').exists())
+            os.killpg(p.pid, signal.SIGKILL)
+            p.wait(30)
+            wait_for(lambda session=p.pid: not alive(session))
+            assert not (tmp_path/'killed'/'agent-0'/'manifest.json').exists(), 'the run was over before it was killed: the test shows nothing'
+            p = train(tmp_path/'killed', ppo=True)
+        out,_ = p.communicate(timeout=300)
+        assert p.returncode==0, out
+    for litter in (tmp_path/'killed').rglob('.*'): litter.unlink()
+    assert digests(tmp_path/'whole')==digests(tmp_path/'killed')
+    found = {p.name for p in (tmp_path/'whole'/'agent-1').iterdir()}
+    assert found=={'manifest.json','metrics.csv','model.safetensors','step-0.safetensors','step-2560.safetensors'}
 
 
 def test_ctrl_c_saves_and_says_so(undisturbed, tmp_path):
