@@ -132,11 +132,17 @@ def test_readme_callout_and_output(root):
 
 def test_sidebar(root):
     assert_complains(check.site_files(root), 'sidebar.yml')
-    for name in ['00_core', 'studies/paper', 'agents/10_net', '40_study', '90_cli']: add(root, name=f'nbs/{name}.ipynb')
+    names = '00_core studies/paper agents/10_net 40_study 46_gallery 90_cli how_to/zebra how_to/watch_agents tutorials/first_agent glossary citing'
+    for name in names.split(): add(root, name=f'nbs/{name}.ipynb')
     (root/'nbs/sidebar.yml').write_text(sidebar.sidebar(root))
     assert check.site_files(root) == []
-    assert [title for title, _ in sidebar.contents(root)] == ['', 'Environment', 'Agents', '', 'Studies', '']
-    assert [pages for _, pages in sidebar.contents(root)][::3] == [['index.ipynb', '00_core.ipynb'], ['40_study.ipynb']]
+    assert sidebar.contents(root) == [
+        'index.ipynb', ('Tutorials', ['tutorials/first_agent.ipynb']), ('How-to guides', ['how_to/watch_agents.ipynb', 'how_to/zebra.ipynb']),
+        ('Studies', ['studies/paper.ipynb']),
+        ('Reference', ['glossary.ipynb', '46_gallery.ipynb', ('Foundations', ['00_core.ipynb']),
+                       ('Environment', ['env/01_one.ipynb', 'env/02_two.ipynb']), ('Agents', ['agents/10_net.ipynb']),
+                       ('Studies and tools', ['40_study.ipynb', '90_cli.ipynb'])]),
+        ('About', ['citing.ipynb'])]
 
 
 # Rules

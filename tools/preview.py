@@ -67,13 +67,13 @@ def link(page: Page, target: Page, label: str = '', **attrs) -> str:
 
 
 def sidebar(page: Page, site: list[Page]) -> str:
-    "The list of pages; sections fold, and those that the page is in are open"
+    "The list of pages; sections fold, and those that the page is in are open; on the first page, all outer ones"
     lines, open_ = [], ()
     for o in site:
         same = next((i for i, (a, b) in enumerate(zip(open_, o.place)) if a != b), min(len(open_), len(o.place)))
         lines += ['</details>']*(len(open_) - same)
         for i in range(same, len(o.place)):
-            here = page.place[:i + 1] == o.place[:i + 1]
+            here = page.place[:i + 1] == o.place[:i + 1] or not page.place and i == 0
             lines.append(f"<details{' open'*here}><summary>{html.escape(o.place[i])}</summary>")
         open_ = o.place
         lines.append(link(page, o, class_='here' if o is page else ''))

@@ -31,7 +31,7 @@ class Sections(HTMLParser):
         if tag in HEADINGS and attrs.get('id'): self.found.append([attrs['id'], '', '', ''])
 
     def handle_endtag(self, tag):
-        if tag == 'main': self.inside = False
+        if tag == 'main': self.inside, self.stack = False, []
         if not self.inside: return
         while self.stack and self.stack.pop()[0] != tag: pass
         self.found[-1][3] += ' '*(tag not in ('a', 'code', 'em', 'strong', 'span'))

@@ -2,6 +2,7 @@
    `prepare(index)` once, then `search(prepared, query)`: the best sections, each as {url, page, heading, kind, snippet}. */
 const STOP = new Set('a an and are as at be by do does for from how i in is it its of on or that the this to what when where which with'.split(' '))
 const WEIGHT = {definition: 9, heading: 7, title: 6, description: 3, text: 2.5}
+const GUIDES = new Set(['Start', 'Tutorials', 'How-to guides', 'Explanation', 'Glossary'])
 
 // Words meet in one spelling: no accents, no capitals, no plural s, British and American alike
 function fold(word) {
@@ -68,6 +69,7 @@ function search(prepared, query, limit = 10) {
     if (names[i] === same) total += kind === 'Glossary' ? 45 : defined ? 30 : 25
     if (defined && heading === exact) total += code ? 60 : 5
     if (!anchor) total *= 1.1
+    if (!code && asked.length > 1) total *= defined ? .75 : GUIDES.has(kind) ? 1.25 : 1 // who asks in words wants an explanation
     return [i, total]
   }).sort((a, b) => b[1] - a[1] || a[0] - b[0])
   const found = [], pages = new Map()
