@@ -26,7 +26,8 @@ class Sections(HTMLParser):
         if tag == 'main': self.inside = True
         if not self.inside or tag in VOID: return
         classes = (attrs.get('class') or '').split()
-        quiet = tag in SKIPPED or bool({'cell-output', 'neighbours', 'lede'} & set(classes)) or tag == 'h1'
+        source = tag == 'a' and 'float' in (attrs.get('style') or '')  # the link to a definition's code
+        quiet = tag in SKIPPED or tag == 'h1' or source or bool({'cell-output', 'neighbours', 'lede'} & set(classes))
         self.stack.append((tag, quiet or bool(self.stack and self.stack[-1][1])))
         if tag in HEADINGS and attrs.get('id'): self.found.append([attrs['id'], '', '', ''])
 
@@ -53,7 +54,7 @@ def section(anchor: str, heading: str, code: str, text: str) -> list:
     defined = bool(re.match(rf'\s*(class|def|async def) {re.escape(heading.split(".")[-1])}\b', code)) if heading else False
     known = set(re.findall(r'\w+', text))
     names = dict.fromkeys(o for o in re.findall(r'[A-Za-z_][\w-]{2,}', code) if o not in known)
-    return [anchor, heading, int(defined), tidy(text).removeprefix('source '), ' '.join(names)]
+    return [anchor, heading, int(defined), tidy(text), ' '.join(names)]
 
 
 def index(site: Path, pages: list[tuple[str, str, str, str]]) -> dict:

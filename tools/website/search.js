@@ -120,7 +120,7 @@ if (typeof document !== 'undefined') {
     list.replaceChildren(...found.map(o => {
       const item = document.createElement('li'), a = document.createElement('a'), head = element('span', o.heading || o.page, 'head')
       a.href = root + o.url
-      head.append(element('span', o.heading ? `${o.kind}: ${o.page}` : o.kind, 'where'))
+      head.append(element('span', o.heading && o.kind !== o.page ? `${o.kind}: ${o.page}` : o.kind, 'where'))
       a.append(head, element('span', o.snippet, 'snippet'))
       item.append(a)
       return item
