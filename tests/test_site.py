@@ -155,6 +155,22 @@ def test_pages_are_light_and_stand_alone(site):
         assert 'name="viewport"' in text and 'role="search"' in text, path
 
 
+def test_symbols_are_linked(site):
+    "A symbol of the package in backticks links to its definition, on the pages that are prose"
+    modules = importlib.import_module(f'{PACKAGE}._modidx').d['syms']
+    symbols = {o.removeprefix(f'{m}.') for m, syms in modules.items() for o in syms}
+    seen = 0
+    for nb in PROSE:
+        page = site/name(nb)
+        page = page.with_name(re.sub(r'^\d+_', '', page.stem) + '.html')
+        text = page.read_text(encoding='utf-8').partition('<main')[2].partition('</main>')[0]
+        for before, symbol in re.findall(r'(<a [^>]*>)?<code>([\w.]+)(?:\(\))?</code>', text):
+            if symbol not in symbols or symbol.startswith('_'): continue
+            assert before, f'{page.name}: {symbol} is not a link'
+            seen += 1
+    assert seen > 30
+
+
 # The code that pages show
 
 TREE = sidebar.contents(ROOT)
@@ -237,10 +253,3 @@ def test_wrong_code_is_noticed(tmp_path):
     assert 'colour' in wrong_calls(page('#| eval: false\nfrom goalmisgen.agents.ppo import PPOConfig\nPPOConfig(colour="red")'))[0]
     with pytest.raises(ImportError): imported(page('from goalmisgen.agents.ppo import Nothing'))
     assert commands(Notebook(Path('x'), [Cell('markdown', '```sh\ngoalmisgen train x  # a comment\nls\n```')])) == ['goalmisgen train x']
-
-
-def test_fresh_changelog():
-    "The site's changelog is that of the repository"
-    stored = next(o for nb in PROSE if name(nb) == 'changelog.ipynb' for c in nb.cells for o in c.outputs)
-    text = stored['data']['text/markdown']
-    assert ''.join(text).strip() == (ROOT/'CHANGELOG.md').read_text(encoding='utf-8').partition('\n')[2].strip()
