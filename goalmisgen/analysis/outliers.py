@@ -43,22 +43,22 @@ def stretch(m): # Data frame from `matrix`
     p = np.array([c[1]=='preference' for c in m.columns])
     return np.where(p, 2*np.arcsin(np.sqrt(np.clip(v, 0, 1))), np.log(np.maximum(v, 1)))
 
-# %% ../../nbs/analysis/35_outliers.ipynb #81a9ce51
+# %% ../../nbs/analysis/35_outliers.ipynb #ee449410
 def _grid():
-    "Normal scores of the quantiles, with one far out on either side"
+    "Normal scores of the quantiles, and some farther out"
     from scipy.special import ndtri
-    g = ndtri(QUANTILES)
-    return np.concatenate([[-40], g, [40]])
+    return np.concatenate([[-40], ndtri(QUANTILES), [2,2.5,3,4,5,6,40]])
 
-def _knots(u, floor):
-    "Values (K+2, C) at the scores of `_grid`, each step at least `floor` times the step in score"
-    g,q = _grid(), np.nanquantile(u, QUANTILES, axis=0)
-    mid,steps = len(QUANTILES)//2, np.maximum(np.diff(q, axis=0), np.diff(g[1:-1])[:,None]*floor)
-    up = q[mid] + np.cumsum(steps[mid:], 0)
-    down = q[mid] - np.cumsum(steps[:mid][::-1], 0)[::-1]
-    q = np.concatenate([down, q[mid:mid+1], up])
-    far = [q[mid] + (q[e]-q[mid])*40/abs(g[1]) for e in (0,-1)]
-    return np.concatenate([far[:1], q, far[1:]])
+def _knots(u, floor, long):
+    "Values (K, C) at the scores of `_grid`, each step at least `floor` times the step in score; an exponential upper tail where `long` (C,)"
+    from scipy.special import log_ndtr
+    g,k,q = _grid(), len(QUANTILES), np.nanquantile(u, QUANTILES, axis=0)
+    steps = np.maximum(np.diff(q, axis=0), np.diff(g[1:k+1])[:,None]*floor)
+    q = np.concatenate([[0*q[0]], steps.cumsum(0)])-steps[:k//2].sum(0)+q[k//2]
+    low,mid,high,beyond = q[0], q[k//2], q[-1], g[k+1:,None]
+    normal = high + (high-mid)*(beyond/g[k]-1)
+    heavy = high + (high-q[-3])/np.log(5)*-(log_ndtr(-beyond)-np.log(.05))
+    return np.concatenate([[mid-(mid-low)*40/g[k]], q, np.where(long, heavy, normal)])
 
 def _through(x, a, b):
     "Each column of x (N, C) through the curve from a to b (K, C), nan kept"
@@ -77,13 +77,14 @@ def _correlation(u):
     d = np.sqrt(np.diag(c))
     return c/d[:,None]/d
 
-# %% ../../nbs/analysis/35_outliers.ipynb #e4e9802e
+# %% ../../nbs/analysis/35_outliers.ipynb #11658e19
 @dataclass(frozen=True, eq=False)
 class Crowd:
     "One distribution fitted to a population: a Gaussian copula"
     knots:np.ndarray # float64 (K, C): stretched values at fixed normal scores
     correlation:np.ndarray # float64 (C, C): of the normal scores
     floor:np.ndarray # float64 (C,): least spread
+    long:np.ndarray # bool (C,): has it a long upper tail?
     top:np.ndarray # float64 (C,): greatest stretched value there can be
     reach:np.ndarray|None = None # float64 (K, 1): distances from the centre at fixed normal scores
 
@@ -98,27 +99,26 @@ class Crowd:
         z = rng.standard_normal((n,len(self.top)))@np.linalg.cholesky(self.correlation).T
         return np.clip(_through(z, g, self.knots), 0, self.top)
 
-# %% ../../nbs/analysis/35_outliers.ipynb #3acb4f67
+# %% ../../nbs/analysis/35_outliers.ipynb #68f3febe
 def _distance(z, correlation):
     "Distance from the centre (N, 1), in the metric of the correlations"
     w = np.linalg.solve(np.linalg.cholesky(correlation), z.T)
     return np.sqrt((w*w).sum(0))[:,None]
 
-def _fit(u, floor, top):
+def _fit(u, floor, long, top):
     "The `Crowd` of stretched values (N, C)"
-    c = Crowd(_knots(u, floor), _correlation(u), floor, top)
-    return replace(c, reach=_knots(_distance(c.scores(u), c.correlation), .05))
+    c = Crowd(_knots(u, floor, long), _correlation(u), floor, long, top)
+    return replace(c, reach=_knots(_distance(c.scores(u), c.correlation), .05, True))
 
-# %% ../../nbs/analysis/35_outliers.ipynb #2804594e
+# %% ../../nbs/analysis/35_outliers.ipynb #2e1922be
 def fit_crowd(m) -> Crowd: # Data frame from `matrix`
     "The distribution of a population, outliers having little say. `ValueError` on fewer than 20 agents or a column without values"
     require(len(m)>=20, 'agents', len(m), 'at least 20')
     empty = [str(c) for c in m.columns if m[c].notna().sum()<len(m)/2]
     require(not empty, 'columns', empty[:3], 'columns with values for at least half of the agents')
-    kinds = [c[1] for c in m.columns]
-    return _fit(stretch(m), np.array([FLOOR[k] for k in kinds]), np.array([dict(preference=np.pi, steps=np.log(500))[k] for k in kinds]))
+    long = np.array([c[1]=='steps' for c in m.columns])
+    return _fit(stretch(m), np.where(long, FLOOR['steps'], FLOOR['preference']), long, np.where(long, np.log(500), np.pi))
 
-# %% ../../nbs/analysis/35_outliers.ipynb #d6456038
 def scores(m, crowd:Crowd|None=None): # Data frame from `matrix`; default its own crowd
     "Normal scores as a data frame like `m`, nothing missing"
     import pandas as pd
@@ -176,7 +176,7 @@ class Null:
         least = np.sort(self.tail(self.drawn).min(1))
         return (1+np.searchsorted(least, tail, side='right'))/(1+len(least))
 
-# %% ../../nbs/analysis/35_outliers.ipynb #07545583
+# %% ../../nbs/analysis/35_outliers.ipynb #79069837
 def null(m, # Data frame from `matrix`
          draws:int=499, seed:int=0) -> Null: # Populations to draw
     "Populations like `m` but of one distribution"
@@ -184,7 +184,7 @@ def null(m, # Data frame from `matrix`
     c,rng,out = fit_crowd(m), np.random.default_rng(seed), []
     for _ in range(draws):
         u = c.draw(len(m), rng)
-        out.append(_fit(u, c.floor, c.top).strangeness(u))
+        out.append(_fit(u, c.floor, c.long, c.top).strangeness(u))
     return Null(c, np.array(out))
 
 # %% ../../nbs/analysis/35_outliers.ipynb #2316dd12
@@ -364,7 +364,7 @@ def replay(m, episodes:int, rng):
     out.loc[:,~p] = np.clip(v[:,~p]*(1+rng.standard_normal(v[:,~p].shape)/np.sqrt(episodes)), 1, 500)
     return out
 
-# %% ../../nbs/analysis/35_outliers.ipynb #8ce0baae
+# %% ../../nbs/analysis/35_outliers.ipynb #28335513
 def stability(m, # Data frame from `matrix`
               expected:Null|None=None, # From `null`; default computed
               alpha:float=.05, # Chance of any outlier in a population of one distribution
@@ -376,7 +376,7 @@ def stability(m, # Data frame from `matrix`
     u,found = stretch(m), np.zeros((2,len(m)))
     for _ in range(draws):
         c = expected.crowd
-        found[0] += out(_fit(u[rng.integers(0, len(u), len(u))], c.floor, c.top), u)
+        found[0] += out(_fit(u[rng.integers(0, len(u), len(u))], c.floor, c.long, c.top), u)
         again = replay(m, episodes, rng)
         found[1] += out(fit_crowd(again), stretch(again))
     table = dict(outlier=out(expected.crowd, u), resampled=found[0]/draws, replayed=found[1]/draws)
