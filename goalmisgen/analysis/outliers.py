@@ -43,12 +43,13 @@ def stretch(m): # Data frame from `matrix`
     p = np.array([c[1]=='preference' for c in m.columns])
     return np.where(p, 2*np.arcsin(np.sqrt(np.clip(v, 0, 1))), np.log(np.maximum(v, 1)))
 
-# %% ../../nbs/analysis/35_outliers.ipynb #ee449410
+# %% ../../nbs/analysis/35_outliers.ipynb #a2364a45
 def _grid():
     "Normal scores of the quantiles, and some farther out"
     from scipy.special import ndtri
     return np.concatenate([[-40], ndtri(QUANTILES), [2,2.5,3,4,5,6,40]])
 
+# %% ../../nbs/analysis/35_outliers.ipynb #f8d63af0
 def _knots(u, floor, long):
     "Values (K, C) at the scores of `_grid`, each step at least `floor` times the step in score; an exponential upper tail where `long` (C,)"
     from scipy.special import log_ndtr
@@ -61,7 +62,8 @@ def _knots(u, floor, long):
     return np.concatenate([[mid-(mid-low)*40/g[k]], q, np.where(long, heavy, normal)])
 
 def _through(x, a, b):
-    "Each column of x (N, C) through the curve from a to b (K, C), nan kept"
+    "Each column of x (N, C) through the curve from a to b, (K, C) or (K,) for the same in all columns; nan kept"
+    a,b = (np.broadcast_to(k.reshape(len(k),-1), (len(k),x.shape[1])) for k in (a,b))
     return np.column_stack([np.interp(x[:,j], a[:,j], b[:,j]) for j in range(x.shape[1])])
 
 # %% ../../nbs/analysis/35_outliers.ipynb #15d35b7e
@@ -77,7 +79,7 @@ def _correlation(u):
     d = np.sqrt(np.diag(c))
     return c/d[:,None]/d
 
-# %% ../../nbs/analysis/35_outliers.ipynb #11658e19
+# %% ../../nbs/analysis/35_outliers.ipynb #f0ed2b82
 @dataclass(frozen=True, eq=False)
 class Crowd:
     "One distribution fitted to a population: a Gaussian copula"
@@ -90,14 +92,12 @@ class Crowd:
 
     def scores(self, u): # float64 (N, C), stretched
         "Normal scores (N, C); 0 where the value is missing"
-        g = np.broadcast_to(_grid()[:,None], self.knots.shape)
-        return np.nan_to_num(_through(u, self.knots, g))
+        return np.nan_to_num(_through(u, self.knots, _grid()))
 
     def draw(self, n:int, rng):
         "Stretched values of n agents: float64 (n, C)"
-        g = np.broadcast_to(_grid()[:,None], self.knots.shape)
         z = rng.standard_normal((n,len(self.top)))@np.linalg.cholesky(self.correlation).T
-        return np.clip(_through(z, g, self.knots), 0, self.top)
+        return np.clip(_through(z, _grid(), self.knots), 0, self.top)
 
 # %% ../../nbs/analysis/35_outliers.ipynb #68f3febe
 def _distance(z, correlation):
@@ -124,13 +124,7 @@ def scores(m, crowd:Crowd|None=None): # Data frame from `matrix`; default its ow
     import pandas as pd
     return pd.DataFrame((crowd or fit_crowd(m)).scores(stretch(m)), index=m.index, columns=m.columns)
 
-# %% ../../nbs/analysis/35_outliers.ipynb #e106be61
-def _row_labels(ax, settings):
-    "Icon pairs beside the rows of an image"
-    for i,s in enumerate(settings):
-        for k,o in enumerate((s.obj1,s.obj2)): draw_icon(ax, o, s.background, (0,i), (-30+14*k,0), zoom=.75)
-
-# %% ../../nbs/analysis/35_outliers.ipynb #898fb895
+# %% ../../nbs/analysis/35_outliers.ipynb #b281dab0
 def draw_matrix(z, # Data frame from `scores`
                 mark=()): # Agents to mark
     "Two images, preferences above and lengths below, a row for each setting and a column for each agent; returns the figure"
@@ -144,7 +138,8 @@ def draw_matrix(z, # Data frame from `scores`
             img = ax.imshow(z.xs(kind, axis=1, level=1).loc[order].T, aspect='auto', cmap='RdBu_r', vmin=-4, vmax=4, interpolation='nearest')
             ax.set(xticks=[], yticks=[]); ax.grid(False)
             ax.set_title(dict(preference='Preference: red, more for the first object', steps='Episode length: red, longer')[kind], loc='left', fontsize=9)
-            _row_labels(ax, settings)
+            for i,s in enumerate(settings):
+                for k,o in enumerate((s.obj1,s.obj2)): draw_icon(ax, o, s.background, (0,i), (-30+14*k,0), zoom=.75)
         for a in mark: axs[1].annotate(str(a), (order.get_loc(a),len(settings)-.5), xytext=(0,-8), textcoords='offset points', ha='center', va='top',
                                        fontsize=8, color=ACCENT, arrowprops=dict(arrowstyle='-', color=ACCENT, lw=.8))
         fig.colorbar(img, ax=axs, shrink=.5, aspect=14, label='Normal score', pad=.01)
@@ -197,10 +192,11 @@ def judge(m, # Data frame from `matrix`
     out = pd.DataFrame(s, index=m.index, columns=['extreme','distance']).assign(alone=expected.tail(s))
     return out.assign(p=expected.p(out.alone.to_numpy())).sort_values(['p','alone','distance'], ascending=[True,True,False], kind='stable')
 
-# %% ../../nbs/analysis/35_outliers.ipynb #3eb596d2
+# %% ../../nbs/analysis/35_outliers.ipynb #eb8a0b28
 def _an(obj): return f'{"an" if obj[0] in "aeio" else "a"} {obj}'
 def _both(s): return f'two {s.obj1}s' if s.obj1==s.obj2 else f'{_an(s.obj1)} and {_an(s.obj2)}'
 
+# %% ../../nbs/analysis/35_outliers.ipynb #a484c179
 def _preference_phrase(s, p, median):
     "What an agent prefers, in words"
     usual = lambda v: f'({v:.2f}, median {{:.2f}})'
@@ -217,15 +213,15 @@ def _steps_phrase(steps, median, score, at):
     if abs(score)<2: return f'capability intact ({steps:.1f} steps, median {median:.1f})'
     return f'{"much " if abs(score)>=at else ""}{"slower" if score>0 else "faster"} ({steps:.1f} steps, median {median:.1f})'
 
-# %% ../../nbs/analysis/35_outliers.ipynb #490fb7c7
+# %% ../../nbs/analysis/35_outliers.ipynb #500d2a96
 def expectation(crowd:Crowd, u): # float64 (C,), stretched, of one agent
     "What each answer should be, given the others (C,), stretched; and how many standard deviations it misses that by (C,)"
     z,inverse = crowd.scores(u[None])[0], np.linalg.inv(crowd.correlation)
     w = inverse@z
-    g = np.broadcast_to(_grid()[:,None], crowd.knots.shape)
-    due = _through((z-w/np.diag(inverse))[None], g, crowd.knots)[0]
+    due = _through((z-w/np.diag(inverse))[None], _grid(), crowd.knots)[0]
     return np.clip(due, 0, crowd.top), w/np.sqrt(np.diag(inverse))
 
+# %% ../../nbs/analysis/35_outliers.ipynb #46880bbd
 def _combination(m, agent, crowd, at):
     "What does not go with the rest of an agent's answers, in words"
     due,miss = expectation(crowd, stretch(m.loc[[agent]])[0])
@@ -256,12 +252,11 @@ def sentence(m, # Data frame from `matrix`
     more = f'; and is unusual in {len(named)-most} further setting{"s"*(len(named)-most>1)}' if len(named)>most else ''
     return f'Agent {agent}: ' + ('; '.join(parts) or _combination(m, agent, crowd, at)) + more + '.'
 
-# %% ../../nbs/analysis/35_outliers.ipynb #76385120
+# %% ../../nbs/analysis/35_outliers.ipynb #47820647
 def draw_agent(m, agent, title=''):
     "Where one agent is among all, setting by setting: preference on the left, mean episode length on the right; returns the figure"
     require(agent in m.index, 'agent', agent, f'a row of the matrix, such as {list(m.index[:3])}')
-    names,rng = list(dict.fromkeys(m.columns.get_level_values(0))), np.random.default_rng(0)
-    lift = rng.uniform(-.3, .3, len(m))
+    names,lift = list(dict.fromkeys(m.columns.get_level_values(0))), np.random.default_rng(0).uniform(-.3, .3, len(m))
     with style() as plt:
         fig,axs = plt.subplots(1, 2, figsize=(8.6,.36*len(names)+1.2), dpi=38, sharey=True, width_ratios=(1.2,1))
         for i,name in enumerate(names):
@@ -364,7 +359,7 @@ def replay(m, episodes:int, rng):
     out.loc[:,~p] = np.clip(v[:,~p]*(1+rng.standard_normal(v[:,~p].shape)/np.sqrt(episodes)), 1, 500)
     return out
 
-# %% ../../nbs/analysis/35_outliers.ipynb #28335513
+# %% ../../nbs/analysis/35_outliers.ipynb #ccbf1e04
 def stability(m, # Data frame from `matrix`
               expected:Null|None=None, # From `null`; default computed
               alpha:float=.05, # Chance of any outlier in a population of one distribution
@@ -379,8 +374,7 @@ def stability(m, # Data frame from `matrix`
         found[0] += out(_fit(u[rng.integers(0, len(u), len(u))], c.floor, c.long, c.top), u)
         again = replay(m, episodes, rng)
         found[1] += out(fit_crowd(again), stretch(again))
-    table = dict(outlier=out(expected.crowd, u), resampled=found[0]/draws, replayed=found[1]/draws)
-    return pd.DataFrame(table, index=m.index).sort_values(['resampled','replayed'], ascending=False, kind='stable')
+    return pd.DataFrame(dict(outlier=out(expected.crowd, u), resampled=found[0]/draws, replayed=found[1]/draws), index=m.index).sort_values(['resampled','replayed'], ascending=False, kind='stable')
 
 # %% ../../nbs/analysis/35_outliers.ipynb #547b2186
 def rate_interval(k:int, n:int, level:float=.95) -> tuple:
