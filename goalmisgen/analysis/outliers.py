@@ -359,7 +359,7 @@ def replay(m, episodes:int, rng):
     out.loc[:,~p] = np.clip(v[:,~p]*(1+rng.standard_normal(v[:,~p].shape)/np.sqrt(episodes)), 1, 500)
     return out
 
-# %% ../../nbs/analysis/35_outliers.ipynb #ccbf1e04
+# %% ../../nbs/analysis/35_outliers.ipynb #28335513
 def stability(m, # Data frame from `matrix`
               expected:Null|None=None, # From `null`; default computed
               alpha:float=.05, # Chance of any outlier in a population of one distribution
@@ -374,7 +374,8 @@ def stability(m, # Data frame from `matrix`
         found[0] += out(_fit(u[rng.integers(0, len(u), len(u))], c.floor, c.long, c.top), u)
         again = replay(m, episodes, rng)
         found[1] += out(fit_crowd(again), stretch(again))
-    return pd.DataFrame(dict(outlier=out(expected.crowd, u), resampled=found[0]/draws, replayed=found[1]/draws), index=m.index).sort_values(['resampled','replayed'], ascending=False, kind='stable')
+    table = dict(outlier=out(expected.crowd, u), resampled=found[0]/draws, replayed=found[1]/draws)
+    return pd.DataFrame(table, index=m.index).sort_values(['resampled','replayed'], ascending=False, kind='stable')
 
 # %% ../../nbs/analysis/35_outliers.ipynb #547b2186
 def rate_interval(k:int, n:int, level:float=.95) -> tuple:
