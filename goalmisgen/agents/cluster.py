@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['Board', 'run_on_ray']
 
-# %% ../../nbs/agents/15_cluster.ipynb #f00d0255
+# %% ../../nbs/agents/15_cluster.ipynb #77982420
 import torch, traceback
-from .population import Outcome, available_cores
+from .population import Outcome, available_cores, progress_bar
 from ..core import require
 
 # %% ../../nbs/agents/15_cluster.ipynb #c145dd36
@@ -62,12 +62,11 @@ def run_on_ray(jobs, # list of `Job`
     call = ray.remote(_call).options(num_cpus=1, num_gpus=gpus, max_retries=0)
     return _follow(ray, jobs, workers or len(jobs), lambda i: call.remote(jobs[i], i, board), board, label, progress, each)
 
-# %% ../../nbs/agents/15_cluster.ipynb #0e546bdc
+# %% ../../nbs/agents/15_cluster.ipynb #67a38ebf
 def _follow(ray, jobs, workers, start, board, label, progress, each):
     "Start jobs as places become free, until all have ended"
-    from tqdm.auto import tqdm
     waiting,running,out = list(range(len(jobs)))[::-1], {}, {}
-    with tqdm(total=sum(j.units for j in jobs), desc=label, disable=not progress, smoothing=.1) as bar:
+    with progress_bar(jobs, label, progress) as bar:
         try:
             while waiting or running:
                 while waiting and len(running)<workers:
