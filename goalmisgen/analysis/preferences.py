@@ -40,7 +40,7 @@ def as_table(preference, # float (N,), 0 to 1: P(first object first | either rea
         preference_high=high, mean_length=steps) | known
     return pd.DataFrame({c: values.get(c, np.nan) for c in COLUMNS}, index=n)
 
-# %% ../../nbs/analysis/30_preferences.ipynb #a2cb9f36
+# %% ../../nbs/analysis/30_preferences.ipynb #41ba90ee
 def of_setting(table, # Data frame with the columns of `Result`
                setting:Setting, # Which setting
                method:str='exact'): # Which method
@@ -48,7 +48,7 @@ def of_setting(table, # Data frame with the columns of `Result`
     rows = table[(table.obj1==setting.obj1) & (table.obj2==setting.obj2) & (table.background==setting.background) & (table.method==method)]
     known = sorted({f'{a} vs {b} on {c} ({m})' for a,b,c,m in zip(table.obj1, table.obj2, table.background, table.method)})
     require(len(rows), 'setting', f'{setting} ({method})', known)
-    twice = rows[rows.duplicated(['population','agent','run'])]
+    twice = rows[rows.duplicated([c for c in ('population','agent','run') if c in rows])]
     require(not len(twice), f'rows of {setting}', f'several for agent {list(twice.agent)[:3]}', 'one an agent: choose a step and a set of levels')
     return rows
 
