@@ -179,12 +179,12 @@ def play(self:PPO, env) -> Rollout:
     ids,actions,logp,values,rewards,dones,lengths = map(torch.stack, zip(*seen))
     return Rollout(ids, actions, logp, torch.cat([values, memo(env.ids)[1][None]]), rewards, dones, lengths, memo.asked)
 
-# %% ../../nbs/agents/12_ppo.ipynb #3d2d456f
+# %% ../../nbs/agents/12_ppo.ipynb #d7f0e5ae
 def advantages(rewards, values, dones, gamma:float=.999, lam:float=.95):
     "Generalised advantage estimates float (T, N) from rewards (T, N), values (T+1, N) and dones (T, N)"
-    adv,out = torch.zeros_like(rewards[0]), torch.empty_like(rewards)
+    adv,out = torch.zeros_like(values[0]), torch.empty_like(values[:-1])
     for t in reversed(range(len(rewards))):
-        goes_on = (~dones[t]).to(rewards.dtype)
+        goes_on = (~dones[t]).to(values.dtype)
         surprise = rewards[t] + gamma*goes_on*values[t+1] - values[t]
         adv = out[t] = surprise + gamma*lam*goes_on*adv
     return out

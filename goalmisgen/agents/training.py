@@ -139,7 +139,7 @@ def metrics_csv(metrics) -> str:
     w.writeheader(); w.writerows(metrics)
     return out.getvalue()
 
-# %% ../../nbs/agents/11_training.ipynb #ef45b1cb
+# %% ../../nbs/agents/11_training.ipynb #1c3cde37
 def train_agent(config, seeds:Seeds, folder, # Where the agent's files go
                 report=lambda updates,metrics: None, # Called after each round
                 stop=lambda: False, # Asked after each round; True saves a checkpoint and returns
@@ -156,7 +156,8 @@ def train_agent(config, seeds:Seeds, folder, # Where the agent's files go
     if checkpoint.exists(): learner.load(checkpoint)
     while not learner.done:
         learner.before_round(folder)
-        report(learner.updates, learner.learn())
+        metrics = learner.learn()
+        report(learner.updates, metrics)
         if learner.done or stop() or len(learner.metrics)%config.checkpoint_every==0: learner.save(checkpoint)
         if stop() and not learner.done: return False
     _finish(learner, folder)
