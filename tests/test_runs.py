@@ -102,7 +102,7 @@ def test_ctrl_c_saves_and_says_so(undisturbed, tmp_path):
     os.killpg(p.pid, signal.SIGINT) # what a terminal sends: parent and workers alike
     out,_ = p.communicate(timeout=120)
     assert p.returncode==130 and 'goes on from here' in out and 'Traceback' not in out, out
-    assert not alive(p.pid)
+    wait_for(lambda: not alive(p.pid), 30) # the resource tracker of multiprocessing leaves a moment after its parent
     assert not (folder/'agent-0'/'manifest.json').exists() and not list(folder.rglob('.*'))
     out,_ = train(folder).communicate(timeout=300)
     assert digests(folder)==undisturbed, out
