@@ -279,9 +279,7 @@ def learn(self:PPO):
         explained_variance=1-float(unexplained), reward_scale=math.sqrt(self.scale.var), lr=lr, frames_played=r.asked))
     return self.metrics[-1]
 
-# %% ../../nbs/agents/12_ppo.ipynb #551f1326
-def _property(get, set_, doc): return property(get, set_, doc=doc)
-
+# %% ../../nbs/agents/12_ppo.ipynb #9dea2ec0
 def _get_place(self): return [e.place for e in (self.env, self.valid) if e]
 def _set_place(self, places):
     for e,p in zip((e for e in (self.env, self.valid) if e), places): e.place = p
@@ -289,8 +287,8 @@ def _set_place(self, places):
 def _get_moments(self): return [self.scale.ret, self.scale.mean, self.scale.var, self.scale.count]
 def _set_moments(self, m): self.scale.ret,self.scale.mean,self.scale.var,self.scale.count = m
 
-PPO.place = _property(_get_place, _set_place, "Where the environments are")
-PPO.moments = _property(_get_moments, _set_moments, "What the reward scale has seen")
+PPO.place = property(_get_place, _set_place, doc="Where the environments are")
+PPO.moments = property(_get_moments, _set_moments, doc="What the reward scale has seen")
 
 # %% ../../nbs/agents/12_ppo.ipynb #e17037ca
 @patch
