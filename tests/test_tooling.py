@@ -141,7 +141,7 @@ def test_sidebar(root):
         ('Studies', ['studies/paper.ipynb']),
         ('Reference', ['glossary.ipynb', '46_gallery.ipynb', ('Foundations', ['00_core.ipynb']),
                        ('Environment', ['env/01_one.ipynb', 'env/02_two.ipynb']), ('Agents', ['agents/10_net.ipynb']),
-                       ('Studies and tools', ['40_study.ipynb', '90_cli.ipynb'])]),
+                       ('Programs', ['40_study.ipynb', '90_cli.ipynb'])]),
         ('About', ['citing.ipynb'])]
 
 
