@@ -269,9 +269,10 @@ def published_dots():
     return as_table(d.preference_red_line, d.mean_episode_length, Setting('red line','yellow gem'), f'{p.name} (published)', 1000,
                     algorithm='PPO (published)', levels='seeds 100000-100999', step=5_046_272, seed=42)
 
-# %% ../../nbs/analysis/30_preferences.ipynb #94f27eae
+# %% ../../nbs/analysis/30_preferences.ipynb #5db68089
 def compare(tables, # dict from a label to a data frame with the columns of `Result`, one method each
-            setting:Setting): # What was asked
+            setting:Setting, # What was asked
+            few=None): # Likewise, agents too few for a distribution: each is a line in the last panel
     "A scatter plot for each table, then the distributions of all preferences together; returns the figure"
     methods = {k: sorted(set(t.method)) for k,t in tables.items()}
     require(all(len(m)==1 for m in methods.values()), 'methods of the tables', methods, 'one method a table')
@@ -282,7 +283,10 @@ def compare(tables, # dict from a label to a data frame with the columns of `Res
             ax.set_title(f'{name}\n{len(rows)} agents, {methods[name][0]}', loc='left', fontsize=9, weight='normal')
             p = np.sort(rows.preference.dropna())
             axs[-1].step(np.concatenate([[0],p,[1]]), np.concatenate([[0],np.arange(1,len(p)+1)/len(p),[1]]), where='post', color=colour, lw=1.6, label=name)
+        for (name,t),colour in zip((few or {}).items(), SERIES[len(tables):]):
+            p = of_setting(t, setting, t.method.iloc[0]).preference.dropna()
+            axs[-1].vlines(p, 0, 1, color=colour, lw=1.2, label=name)
         axs[-1].set(xlim=(0,1), ylim=(0,1), xlabel=f'Preference for the {setting.obj1}', ylabel='Share of agents')
-        axs[-1].legend(loc='upper left', fontsize=8)
+        axs[-1].legend(loc='upper left', bbox_to_anchor=(0,1.19), ncols=1, fontsize=8)
         fig.tight_layout(w_pad=2)
     return fig
