@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['TESTS', 'SCORED', 'SCORES', 'COLUMNS', 'through', 'practice', 'rehearsal', 'reference_frames', 'fare', 'cases',
            'run_case', 'channel_effects', 'channel_scores', 'draw_scores', 'score_agent', 'read_scores',
-           'score_population', 'cross_predict', 'paired', 'predict_preferences', 'draw_prediction', 'log_odds',
-           'state_value', 'input_gradient', 'Attribution', 'integrated_gradients', 'draw_attribution']
+           'shipped_scores', 'score_population', 'cross_predict', 'paired', 'predict_preferences', 'draw_prediction',
+           'log_odds', 'state_value', 'input_gradient', 'Attribution', 'integrated_gradients', 'draw_attribution']
 
 # %% ../../nbs/analysis/33_channel_tests.ipynb #2635bcd2
 import hashlib
@@ -175,12 +175,16 @@ def _read_one(path):
     require(not odd, f'values in {path}', {c: t[c].tolist()[:3] for c in odd}, 'a name, a whole agent, an object, a background, and numbers')
     return t
 
-# %% ../../nbs/analysis/33_channel_tests.ipynb #44e9df2d
+# %% ../../nbs/analysis/33_channel_tests.ipynb #87f21a3c
 def read_scores(paths):
     "The rows of `score_agent`'s files in one data frame. `ValueError` on anything that it would not write"
     import pandas as pd
     tables = [_read_one(p) for p in paths]
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=COLUMNS)
+
+def shipped_scores():
+    "The channel scores that come with the package: data frame with `COLUMNS`, named by population and agent as in `load_table`"
+    return read_scores([Path(__file__).parents[1]/'data'/'results'/'channel-scores.csv'])
 
 # %% ../../nbs/analysis/33_channel_tests.ipynb #7817531c
 def score_population(folder, # The population's folder
