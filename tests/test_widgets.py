@@ -15,6 +15,7 @@ import sys
 import time
 import urllib.request
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +40,18 @@ def table():
     import pandas as pd
     parts = [as_table(P, STEPS, RED, 'five', timeout=[0, 0, .9, 1, .2]), as_table(P[::-1], STEPS[::-1], GREEN, 'five', timeout=0.)]
     return pd.concat(parts, ignore_index=True)
+
+
+IN_CI = os.environ.get('CI', '').lower() in ('1', 'true')
+
+
+def missing(what):
+    "Skip, or fail where everything should be there"
+    (pytest.fail if IN_CI else pytest.skip)(f'these tests need {what}')
+
+
+def need(module):
+    if find_spec(module) is None: missing(f"{module}: pip install -e '.[dev]'")
 
 
 # The logic
@@ -159,7 +172,7 @@ def test_moment_pictures():
 # Without a browser
 
 def test_view_stores_no_widget_but_a_picture(table):
-    pytest.importorskip('anywidget')
+    need('anywidget')
     from goalmisgen.analysis.widgets import channel_viewer, explore
     for view in (explore(table, select=[0, 1]), channel_viewer()):
         bundle = view._repr_mimebundle_()
@@ -177,7 +190,7 @@ def test_front_end_fetches_nothing():
 
 
 def test_choices_that_a_browser_may_send(table):
-    pytest.importorskip('anywidget')
+    need('anywidget')
     from goalmisgen.analysis.widgets import explore
     view = explore(table, select=2)
     assert 'No weights of agent 2' in view.player.note.value
@@ -188,8 +201,8 @@ def test_choices_that_a_browser_may_send(table):
 # In a browser
 
 FLAGS = '--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync'.split()
-IN_CI = os.environ.get('CI', '').lower() in ('1', 'true')
 SHOTS = os.environ.get('KEEP_SHOTS')
+VOILAS_OWN = 'https://cdn.jsdelivr.net/npm/@fortawesome/' # icons that Voila's page asks for, whatever is on it
 CELLS = ['''
 from goalmisgen.agents.examples import example_dir
 from goalmisgen.analysis.widgets import channel_viewer, explore
@@ -200,17 +213,14 @@ explore(table, settings, agents={n: example_dir(f'exact-{n}') for n in (0, 1, 3,
 ''', "channel_viewer(100_003, background='textured')"]
 
 
-def missing(what):
-    "Skip, or fail where everything should be there"
-    (pytest.fail if IN_CI else pytest.skip)(f'the browser tests need {what}')
 
 
 @pytest.fixture(scope='module')
 def chromium():
     found = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome', 'google-chrome-stable'))), None)
     if not found: missing('chromium: apt-get install chromium')
-    try: from playwright.sync_api import sync_playwright
-    except ImportError: missing("playwright: pip install -e '.[dev]'")
+    need('playwright')
+    from playwright.sync_api import sync_playwright
     with sync_playwright() as p:
         browser = p.chromium.launch(executable_path=found, args=FLAGS)
         yield browser
@@ -223,6 +233,9 @@ def home(tmp_path_factory):
     folder = tmp_path_factory.mktemp('home')
     cells = [dict(cell_type='code', execution_count=None, id=f'c{i}', metadata={}, outputs=[], source=s.strip()) for i, s in enumerate(CELLS)]
     spec = dict(display_name='python3', language='python', name='python3')
+    quiet = folder/'settings/@jupyterlab/apputils-extension/notification.jupyterlab-settings' # no questions about news
+    quiet.parent.mkdir(parents=True)
+    quiet.write_text('{"fetchNews": "false", "checkForUpdates": false}')
     (folder/'app.ipynb').write_text(json.dumps(dict(cells=cells, metadata=dict(kernelspec=spec), nbformat=4, nbformat_minor=5)))
     return folder
 
@@ -235,7 +248,7 @@ def server(home, *command):
         port = s.getsockname()[1]
     token = secrets.token_hex(16)
     folders = {k: str(home/k.lower()) for k in ('JUPYTER_CONFIG_DIR', 'JUPYTER_DATA_DIR', 'JUPYTER_RUNTIME_DIR', 'IPYTHONDIR')}
-    env = {**os.environ, **folders, 'HOME': str(home), 'JUPYTER_TOKEN': token, 'OMP_NUM_THREADS': '1'}
+    env = {**os.environ, **folders, 'HOME': str(home), 'JUPYTERLAB_SETTINGS_DIR': str(home/'settings'), 'JUPYTER_TOKEN': token, 'OMP_NUM_THREADS': '1'}
     with (home/'server.log').open('w') as log:
         process = subprocess.Popen([sys.executable, '-m', *command, '--no-browser', f'--port={port}', '--ServerApp.port_retries=0'],
                                    cwd=home, env=env, stdout=log, stderr=subprocess.STDOUT)
@@ -269,11 +282,12 @@ def watched(chromium, width=1280, height=1500):
     page.on('console', lambda m: complaints.append(f'{m.text} ({m.location.get("url")})') if m.type == 'error' else None)
     page.on('pageerror', lambda e: complaints.append(str(e)))
     page.on('request', lambda r: addresses.append(r.url))
+    page.route(f'{VOILAS_OWN}**', lambda route: route.fulfill(body='', content_type='text/css'))
     page.set_default_timeout(60_000)
     try: yield page
     finally: context.close()
     assert complaints == []
-    elsewhere = {a for a in addresses if not a.startswith(('http://127.0.0.1', 'ws://127.0.0.1', 'data:', 'blob:'))}
+    elsewhere = {a for a in addresses if not a.startswith(('http://127.0.0.1', 'ws://127.0.0.1', 'data:', 'blob:', VOILAS_OWN))}
     assert not elsewhere
 
 
@@ -307,6 +321,7 @@ def scenario(page, name):
     film.wait_for()
     page.wait_for_function('o => o.complete && o.naturalWidth > 150', arg=film.element_handle())
     shot(page, f'{name}-click')
+    shot(view, f'{name}-view')
 
     # an arrow key: another agent, the next by preference, in a plot that was not clicked
     plots.nth(2).locator('svg').focus()
@@ -331,7 +346,7 @@ def scenario(page, name):
     expect(f'{everyone} agents')
     plots.nth(0).locator('svg').focus()
     page.keyboard.press('Escape')
-    view.locator('p', has_text='Click a dot').nth(1).wait_for()
+    expect('Click a dot')
 
     # an agent without weights
     stranger = next(a for a in map(int, plots.nth(0).locator('circle').evaluate_all('o => o.map(c => c.dataset.agent)')) if a not in (0, 1, 3, 4))
@@ -356,9 +371,8 @@ def after(agent):
 
 
 def test_jupyterlab(chromium, home):
-    pytest.importorskip('jupyterlab')
-    options = ['--ip=127.0.0.1', '--allow-root', '--LabApp.expose_app_in_browser=True', '--LabApp.extension_manager=readonly', '--LabApp.news_url=',
-               '--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate']
+    need('jupyterlab')
+    options = ['--ip=127.0.0.1', '--allow-root', '--LabApp.expose_app_in_browser=True', '--LabApp.extension_manager=readonly']
     with server(home, 'jupyterlab', *options) as (address, token), watched(chromium) as page:
         page.goto(f'{address}/lab/tree/app.ipynb?token={token}')
         # the page calls a kernel idle before there is one: ask the kernel itself
@@ -368,7 +382,7 @@ def test_jupyterlab(chromium, home):
 
 
 def test_voila(chromium, home):
-    pytest.importorskip('voila')
+    need('voila')
     with server(home, 'voila', 'app.ipynb', '--Voila.ip=127.0.0.1') as (address, token), watched(chromium) as page:
         page.goto(f'{address}/?token={token}')
         scenario(page, 'voila')

@@ -55,10 +55,11 @@ def describe(row) -> str: # Row of a results table
     text = f'agent {row.agent}: preference {row.preference:.2f}, {row.mean_length:.1f} steps'
     return text + (f', time runs out in {100*row.timeout:.0f} %' if row.timeout>=.005 else '')
 
-# %% ../../nbs/analysis/38_views.ipynb #47ae9b59
+# %% ../../nbs/analysis/38_views.ipynb #bc877084
 def panel(table, # Data frame with the columns of `Result`
           setting:Setting, # What was asked
-          method:str='exact') -> Panel: # Which rows
+          method:str='exact', # Which rows
+          title:str='') -> Panel: # Over the plot; default the setting
     "The scatter plot of one setting. `ValueError` as of `of_setting`"
     from matplotlib.figure import Figure
     out = io.StringIO()
@@ -66,7 +67,7 @@ def panel(table, # Data frame with the columns of `Result`
         fig = Figure(figsize=(3.6,3.3))
         ax = fig.add_subplot()
         rows = draw_scatter(ax, table, setting, method).dropna(subset=['preference']).sort_values('agent')
-        ax.set_title(str(setting), loc='left', fontsize=9, weight='normal')
+        ax.set_title(title or str(setting), loc='left', fontsize=9, weight='normal')
         fig.tight_layout()
         fig.savefig(out, format='svg', metadata={'Date':None})
     width,height = 72*fig.get_size_inches()
@@ -147,6 +148,12 @@ def listen(self:Explorer, tell): # Function without arguments
     "Call `tell` whenever the selection changes"
     self._listeners.append(tell)
 
+# %% ../../nbs/analysis/38_views.ipynb #250b4806
+@patch
+def name(self:Explorer, setting:Setting) -> str:
+    "What a setting is called here: without its background if all have the same"
+    return str(setting) if len({s.background for s in self.settings})>1 else f'{setting.obj1} vs {setting.obj2}'
+
 # %% ../../nbs/analysis/38_views.ipynb #09578cb6
 ANSWERS = ('preference','preference_low','preference_high','mean_length','timeout')
 
@@ -158,7 +165,7 @@ def answers(self:Explorer):
     found = pd.concat(parts)[['agent','setting',*ANSWERS]]
     return found.sort_values('agent', kind='stable').reset_index(drop=True)
 
-# %% ../../nbs/analysis/38_views.ipynb #6b4e7ec7
+# %% ../../nbs/analysis/38_views.ipynb #57420264
 def icon_html(obj, background) -> str: # Name of an object; black, grey or textured
     "The object's icon as an `<img>`"
     from PIL import Image
@@ -168,11 +175,11 @@ def icon_html(obj, background) -> str: # Name of an object; black, grey or textu
 
 def _number(x, digits=2): return f'{x:.{digits}f}' if x==x else '–'
 
-def _table_html(head, rows): # cells are HTML
+def _table_html(head, rows, kind=''): # cells are HTML
     line = lambda cells, tag: '<tr>' + ''.join(f'<{tag}>{c}</{tag}>' for c in cells) + '</tr>'
-    return f'<div class="gm-scroll"><table class="gm-table">{line(head, "th")}{"".join(line(r, "td") for r in rows)}</table></div>'
+    return f'<div class="gm-scroll"><table class="gm-table {kind}">{line(head, "th")}{"".join(line(r, "td") for r in rows)}</table></div>'
 
-# %% ../../nbs/analysis/38_views.ipynb #f7c32132
+# %% ../../nbs/analysis/38_views.ipynb #9242b8f6
 def _bar(p): return f'<span class="gm-bar"><i style="width:{100*p:.0f}%"></i><b></b></span>' if p==p else ''
 
 @patch
@@ -184,8 +191,8 @@ def _one_html(self:Explorer):
         r = found.loc[str(s)] if str(s) in found.index else None
         numbers = ['not asked','','',''] if r is None else [left + _bar(r.preference) + right, _number(r.preference), _number(r.mean_length, 1),
                                                             f'{100*r.timeout:.1f} %']
-        rows.append([html.escape(str(s)), *numbers])
-    return _table_html(['asked','','preference','mean steps','time runs out'], rows)
+        rows.append([html.escape(self.name(s)), *numbers])
+    return _table_html(['asked','','preference','mean steps','time runs out'], rows, 'gm-one')
 
 # %% ../../nbs/analysis/38_views.ipynb #b54b4299
 MOST = 40 # So many agents are listed
@@ -211,8 +218,8 @@ def _scores_html(self:Explorer):
     head = ['channel score', *(f'<span style="color:{ink}">{c}</span>' for c,ink in zip(CHANNELS, CHANNEL_INKS))]
     return _table_html(head, [[kind, *(_number(s[f'{kind}_{c}']) for c in CHANNELS)] for kind in ('sight','need','self')])
 
-# %% ../../nbs/analysis/38_views.ipynb #aa634d8a
-HINT = 'Click a dot, drag a rectangle around several, or go through them with the arrow keys.'
+# %% ../../nbs/analysis/38_views.ipynb #0f8ed7a8
+HINT = 'Click a dot, drag a rectangle around several, or go through them with the arrow keys; with Shift, more are added.'
 
 @patch
 def details(self:Explorer) -> str:
@@ -254,7 +261,7 @@ def _read(self:Explorer, agent, source):
     require(not known or mine in known, f'fingerprint of {file}', mine, f'{", ".join(sorted(known))}, of which the table speaks')
     return load_policy(source)
 
-# %% ../../nbs/analysis/38_views.ipynb #c807461b
+# %% ../../nbs/analysis/38_views.ipynb #69aae2be
 TOGETHER = 3 # So many agents are watched beside each other
 LONGEST = 40 # Steps after which an episode is cut short
 
@@ -267,7 +274,7 @@ def episodes(self:Explorer, setting, level:int=100_000, seed:int=0) -> dict: # `
     return dict(zip(some, played))
 
 @patch
-def animation(self:Explorer, setting, level:int=100_000, seed:int=0, scale:int=3) -> bytes:
+def animation(self:Explorer, setting, level:int=100_000, seed:int=0, scale:int=4) -> bytes:
     "The episodes beside each other, with what the agent might have done at every step, as a GIF"
     played = self.episodes(setting, level, seed)
     with tempfile.TemporaryDirectory() as tmp:
@@ -286,28 +293,30 @@ def _ring(ax, rows, selected):
                     va='center', ha='left' if right else 'right', color=ACCENT, weight='bold', zorder=5,
                     path_effects=[withStroke(linewidth=2, foreground='white')])
 
-# %% ../../nbs/analysis/38_views.ipynb #cd9547a5
+# %% ../../nbs/analysis/38_views.ipynb #b47e3549
 @patch
 def _lines(self:Explorer) -> list:
     "The numbers of the selection as texts: a row for each setting if one agent is selected, else one for each agent"
     a = self.answers()
     if len(self.selected)==1:
-        rows = [[r.setting, _number(r.preference), _number(r.mean_length, 1), f'{100*r.timeout:.1f} %'] for r in a.itertuples()]
+        names = {str(s): self.name(s) for s in self.settings}
+        rows = [[names[r.setting], _number(r.preference), _number(r.mean_length, 1), f'{100*r.timeout:.1f} %'] for r in a.itertuples()]
         return [[f'agent {self.selected[0]}','preference','mean steps','time runs out'], *rows]
     p = a.pivot(index='agent', columns='setting', values='preference').reindex(columns=[str(s) for s in self.settings])
     return [['preference', *(f'{s.obj1}\nvs {s.obj2}' for s in self.settings)], *([f'agent {n}', *map(_number, r)] for n,r in zip(p.index, p.to_numpy()))][:13]
 
-# %% ../../nbs/analysis/38_views.ipynb #d90c2816
+# %% ../../nbs/analysis/38_views.ipynb #904d4c66
 def _write(fig, lines):
     "Texts in columns below a figure: the first to the left, the others to the right, heads and names in grey"
     width,height = fig.get_size_inches()
-    first,y = .3+.075*max(len(cells[0]) for cells in lines), 0
+    first,y = .3+.075*max(len(cells[0]) for cells in lines), -.1
     with style():
         for i,cells in enumerate(lines):
+            y -= .16*max(c.count('\n') for c in cells) # of several lines the last is on the row's
             for j,text in enumerate(cells):
-                look = dict(fontsize=8.5, ha='right' if j else 'left', va='top', color=INK if i*j else SOFT)
+                look = dict(fontsize=8.5, ha='right' if j else 'left', va='baseline', color=INK if i*j else SOFT)
                 fig.text((first+1.1*j if j else .3)/width, y/height, text, **look)
-            y -= .18*(1+max(c.count('\n') for c in cells))+.03
+            y -= .21
 
 # %% ../../nbs/analysis/38_views.ipynb #f8eb89dd
 @patch

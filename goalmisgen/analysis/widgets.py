@@ -5,17 +5,15 @@
 # %% auto #0
 __all__ = ['scatter_class', 'scatter_widget', 'View', 'Player', 'ResultsView', 'explore', 'ChannelsView', 'channel_viewer']
 
-# %% ../../nbs/analysis/39_widgets.ipynb #8df170a8
+# %% ../../nbs/analysis/39_widgets.ipynb #7d4fd84a
 import base64, html, io
 from dataclasses import asdict, replace
 from fastcore.basics import patch
 from functools import cache, partial
 from importlib.resources import files
-from .views import Explorer, HINT, Moment, Panel, SIGHTS, TOGETHER, panel, png
+from .views import Explorer, Moment, Panel, SIGHTS, TOGETHER, panel, png
 from ..core import require
-from ..env.maze import MOVES
 from ..env.objects import BACKGROUNDS, OBJECTS
-from ..evaluation.exact import Setting
 
 # %% ../../nbs/analysis/39_widgets.ipynb #ee88dcb4
 def _anywidget():
@@ -37,11 +35,12 @@ def scatter_class():
     source = dict(_esm=_front('scatter.js'), _css=_front('scatter.css'))
     return type('ScatterWidget', (anywidget.AnyWidget,), source | {k: v.tag(sync=True) for k,v in shared.items()})
 
-# %% ../../nbs/analysis/39_widgets.ipynb #3acdb183
-def scatter_widget(panel:Panel, **layout): # Fields of ipywidgets' `Layout`
+# %% ../../nbs/analysis/39_widgets.ipynb #300be1c8
+def scatter_widget(panel:Panel): # From `views.panel`
     "A scatter plot to click. Its trait `selected`, a list of agents' numbers, follows the browser, and the browser follows it"
-    look = dict(flex='1 1 300px', max_width='440px', min_width='0', margin='0') | layout
-    return scatter_class()(image=panel.svg, title=str(panel.setting), width=panel.width, height=panel.height, dots=[asdict(d) for d in panel.dots], layout=look)
+    dots = [asdict(d) for d in panel.dots]
+    look = dict(max_width='440px', min_width='0', margin='0')
+    return scatter_class()(image=panel.svg, title=str(panel.setting), width=panel.width, height=panel.height, dots=dots, layout=look)
 
 # %% ../../nbs/analysis/39_widgets.ipynb #8651fcaf
 class View:
@@ -55,25 +54,25 @@ class View:
     def _repr_mimebundle_(self, **kwargs): # Jupyter's protocol of display
         return self.widget._repr_mimebundle_() | {'image/png': base64.b64encode(png(self.picture())).decode()}
 
-# %% ../../nbs/analysis/39_widgets.ipynb #90b659c9
+# %% ../../nbs/analysis/39_widgets.ipynb #ce238289
 def _labelled(widget, label, width='auto'):
     "A control with its name before it"
     import ipywidgets as w
     widget.layout.width = width
-    return w.HBox([w.Label(label), widget], layout=w.Layout(margin='0 14px 4px 0'))
+    return w.HBox([w.Label(label), widget], layout=w.Layout(margin='0 14px 4px 0', align_items='center'))
 
 class Player:
     "Episodes of the selected agents: choices, an animation, and a line that says why there is none"
     def __init__(self, explorer:Explorer):
         import ipywidgets as w
         self.explorer,self.note = explorer, w.HTML()
-        self.setting = w.Dropdown(options=[(str(s), s) for s in explorer.settings])
+        self.setting = w.Dropdown(options=[(explorer.name(s), s) for s in explorer.settings])
         self.level,self.seed = (w.BoundedIntText(v, min=0, max=2**31-1) for v in (100_000,0))
-        self.next,self.again = w.Button(description='next level'), w.Button(description='play again')
+        self.next,self.again = (w.Button(description=d, layout=w.Layout(width='auto')) for d in ('next level','play again'))
         self.film = w.Image(format='gif', layout=w.Layout(max_width='100%', object_fit='contain', align_self='flex-start'))
         line = [_labelled(self.setting, 'episode in'), _labelled(self.level, 'level', '8em'), _labelled(self.seed, 'seed', '5em'), self.next, self.again]
-        self.controls = w.Box(line, layout=w.Layout(display='flex', flex_flow='row wrap'))
-        self.widget = w.VBox([self.note, self.controls, self.film])
+        self.controls = w.Box(line, layout=w.Layout(display='flex', flex_flow='row wrap', align_items='center'))
+        self.widget = w.VBox([self.note, self.controls, self.film], layout=w.Layout(flex='1 1 min(300px, 100%)', min_width='0'))
         for o in (self.setting, self.level, self.seed): o.observe(self.update, 'value')
         for button,number in ((self.next,self.level), (self.again,self.seed)): button.on_click(partial(_one_more, number))
 
@@ -94,15 +93,17 @@ def update(self:Player, change=None):
     self.film.layout.display = None if gif else 'none'
     self.controls.layout.display = 'flex' if e.selected and not e.no_weights() else 'none'
 
-# %% ../../nbs/analysis/39_widgets.ipynb #80e55c1a
+# %% ../../nbs/analysis/39_widgets.ipynb #bdc54e71
 class ResultsView(View):
     "Linked scatter plots over an `Explorer`; `explore` makes one"
     def __init__(self, explorer:Explorer):
         import ipywidgets as w
         self.explorer,self._talking = explorer, False
-        self.plots = [scatter_widget(panel(explorer.table, s, explorer.method)) for s in explorer.settings]
-        self.details,self.player = w.HTML(), Player(explorer)
-        self.widget = w.VBox([self._head(), w.Box(self.plots, layout=w.Layout(display='flex', flex_flow='row wrap')), self.details, self.player.widget])
+        self.plots = [scatter_widget(panel(explorer.table, s, explorer.method, explorer.name(s))) for s in explorer.settings]
+        self.details,self.player = w.HTML(layout=w.Layout(flex='1 1 min(570px, 100%)', min_width='0')), Player(explorer)
+        grid = dict(display='grid', grid_template_columns='repeat(auto-fit, minmax(min(300px, 100%), 1fr))', max_width=f'{440*len(self.plots)}px')
+        plots = w.Box(self.plots, layout=w.Layout(**grid))
+        self.widget = w.VBox([self._head(), plots, w.Box([self.details, self.player.widget], layout=w.Layout(display='flex', flex_flow='row wrap'))])
         self.widget.add_class('gm-view')
         for p in self.plots: p.observe(self._chosen, 'selected')
         explorer.listen(self.update)
@@ -111,7 +112,7 @@ class ResultsView(View):
     def _head(self):
         import ipywidgets as w
         e = self.explorer
-        return w.HTML(f'<p><span class="gm-title">{len(e.agents)} agents</span> <span class="gm-soft">{html.escape(e.population)}. {HINT}</span></p>')
+        return w.HTML(f'<p><span class="gm-title">{len(e.agents)} agents</span> <span class="gm-soft">of {html.escape(e.population)}</span></p>')
 
     def picture(self):
         "The plots with the selection marked and its numbers; a matplotlib figure"
@@ -193,7 +194,7 @@ def _layout(self:ChannelsView):
     how = [_labelled(self.level, 'level', '8em'), *self.steps.values(), _labelled(w.HBox([*self.keys.values()]), 'move the mouse')]
     return w.VBox([w.Box(what, layout=wrap), w.Box(how, layout=wrap), self.where, w.Box(cards, layout=wrap)], layout=w.Layout(padding='8px'))
 
-# %% ../../nbs/analysis/39_widgets.ipynb #2bd5f34c
+# %% ../../nbs/analysis/39_widgets.ipynb #2f2dd337
 @patch
 def show(self:ChannelsView, moment:Moment):
     "Show this moment, and set the controls to it"
@@ -208,7 +209,8 @@ def update(self:ChannelsView):
     "Draw the moment"
     m = self.moment
     for n,p in m.pictures().items(): self.images[n].value = _file(p)
-    self.where.value = f'<div style="{_TYPE}">The mouse is in column {m.cell%5+1} and row {m.cell//5+1} from the bottom, facing {"right" if m.facing else "left"}.</div>'
+    where = f'The mouse is in column {m.cell%5+1} and row {m.cell//5+1} from the bottom, facing {("left","right")[m.facing]}.'
+    self.where.value = f'<div style="{_TYPE}">{where}</div>'
 
 # %% ../../nbs/analysis/39_widgets.ipynb #7e34210f
 @patch
