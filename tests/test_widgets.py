@@ -208,11 +208,10 @@ from goalmisgen.agents.examples import example_dir
 from goalmisgen.analysis.widgets import channel_viewer, explore
 from goalmisgen.evaluation.tables import load_table
 ''', '''
-table, settings = load_table('exact-yellow-line-black'), ['red line vs yellow gem', 'yellow line vs black gem', 'green line vs red line']
+table = load_table('exact-yellow-line-black').query('agent < 27')
+settings = ['red line vs yellow gem', 'yellow line vs black gem', 'green line vs red line']
 explore(table, settings, agents={n: example_dir(f'exact-{n}') for n in (0, 1, 3, 4)})
 ''', "channel_viewer(100_003, background='textured')"]
-
-
 
 
 @pytest.fixture(scope='module')
@@ -366,7 +365,7 @@ def scenario(page, name):
 def after(agent):
     "The next agent by preference between a green and a red line"
     t = load_table('exact-yellow-line-black')
-    order = t[(t.obj1 == 'green line') & (t.obj2 == 'red line')].sort_values('preference').agent.tolist()
+    order = t[(t.agent < 27) & (t.obj1 == 'green line') & (t.obj2 == 'red line')].sort_values('preference').agent.tolist()
     return order[order.index(agent) + 1]
 
 
@@ -383,7 +382,7 @@ def test_jupyterlab(chromium, home):
 
 def test_voila(chromium, home):
     need('voila')
-    with server(home, 'voila', 'app.ipynb', '--Voila.ip=127.0.0.1') as (address, token), watched(chromium) as page:
+    with server(home, 'voila', 'app.ipynb', '--Voila.ip=127.0.0.1') as (address, token), watched(chromium, 1000) as page:
         page.goto(f'{address}/?token={token}')
         scenario(page, 'voila')
         page.set_viewport_size(dict(width=400, height=1600)) # a phone: nothing is wider than the page

@@ -39,7 +39,7 @@ class Dot:
     y:float # Points from the top
     text:str # What is said when it is pointed at
 
-# %% ../../nbs/analysis/38_views.ipynb #671eb901
+# %% ../../nbs/analysis/38_views.ipynb #c2733967
 @dataclass(frozen=True)
 class Panel:
     "A scatter plot, and where its dots are"
@@ -47,20 +47,20 @@ class Panel:
     svg:str # The picture
     width:float # Of the picture, in points
     height:float # The same
-    dots:tuple # `Dot`s, in order of agent; agents that reached neither object have none
+    dots:tuple # A `Dot` for each agent, in their order; those that reached neither object have none
 
-# %% ../../nbs/analysis/38_views.ipynb #6b8aec82
-def describe(row) -> str: # Row of a results table
+# %% ../../nbs/analysis/38_views.ipynb #92e63472
+def describe(row): # Row of a results table
     "An agent's answer in a line"
     text = f'agent {row.agent}: preference {row.preference:.2f}, {row.mean_length:.1f} steps'
     return text + (f', time runs out in {100*row.timeout:.0f} %' if row.timeout>=.005 else '')
 
-# %% ../../nbs/analysis/38_views.ipynb #bc877084
+# %% ../../nbs/analysis/38_views.ipynb #96ab2a7d
 def panel(table, # Data frame with the columns of `Result`
           setting:Setting, # What was asked
           method:str='exact', # Which rows
-          title:str='') -> Panel: # Over the plot; default the setting
-    "The scatter plot of one setting. `ValueError` as of `of_setting`"
+          title:str=''): # Over the plot; default the setting
+    "The `Panel` of one setting. `ValueError` as of `of_setting`"
     from matplotlib.figure import Figure
     out = io.StringIO()
     with style():
@@ -75,8 +75,8 @@ def panel(table, # Data frame with the columns of `Result`
     dots = tuple(Dot(int(r.agent), round(x,2), round(height-y,2), describe(r)) for (x,y),r in zip(xy.tolist(), rows.itertuples()))
     return Panel(setting, out.getvalue(), float(width), float(height), dots)
 
-# %% ../../nbs/analysis/38_views.ipynb #07aaf5a4
-def find_weights(agents) -> dict: # A folder with `agent-N` in it, a dict from number to a policy or its path, or None
+# %% ../../nbs/analysis/38_views.ipynb #af2dae22
+def find_weights(agents): # A folder with `agent-N` in it, a dict from number to a policy or its path, or None
     "Policies or paths by agent number. `ValueError` if there are none in the folder, or on anything else"
     if agents is None: return {}
     if isinstance(agents, (str,Path)):
@@ -165,8 +165,8 @@ def answers(self:Explorer):
     found = pd.concat(parts)[['agent','setting',*ANSWERS]]
     return found.sort_values('agent', kind='stable').reset_index(drop=True)
 
-# %% ../../nbs/analysis/38_views.ipynb #57420264
-def icon_html(obj, background) -> str: # Name of an object; black, grey or textured
+# %% ../../nbs/analysis/38_views.ipynb #6030f1bf
+def icon_html(obj, background): # Name of an object; black, grey or textured
     "The object's icon as an `<img>`"
     from PIL import Image
     out = io.BytesIO()
@@ -261,12 +261,12 @@ def _read(self:Explorer, agent, source):
     require(not known or mine in known, f'fingerprint of {file}', mine, f'{", ".join(sorted(known))}, of which the table speaks')
     return load_policy(source)
 
-# %% ../../nbs/analysis/38_views.ipynb #69aae2be
+# %% ../../nbs/analysis/38_views.ipynb #ad9a4c92
 TOGETHER = 3 # So many agents are watched beside each other
 LONGEST = 40 # Steps after which an episode is cut short
 
 @patch
-def episodes(self:Explorer, setting, level:int=100_000, seed:int=0) -> dict: # `Setting`; level seed; of the action sampling
+def episodes(self:Explorer, setting, level:int=100_000, seed:int=0): # `Setting`; level seed; seed of the action sampling
     "An `Episode` on one level for each selected agent, at most `TOGETHER`, by number. `ValueError` if weights are missing"
     require(self.selected and not self.no_weights(), 'selected agents', self.selected, f'agents whose weights are at hand: {list(self.weights)}')
     some = self.selected[:TOGETHER]
@@ -328,10 +328,10 @@ def picture(self:Explorer, cols:int=3): # Plots a row
     _write(fig, self._lines() if self.selected else [[HINT]])
     return fig
 
-# %% ../../nbs/analysis/38_views.ipynb #a5f7ecbd
+# %% ../../nbs/analysis/38_views.ipynb #d354bb85
 def png(fig, # matplotlib figure; it is closed
         dpi:int=80, # Pixels an inch
-        colours:int=96) -> bytes: # Of the palette
+        colours:int=96): # Of the palette
     "A matplotlib figure as the bytes of a PNG file"
     import matplotlib.pyplot as plt
     from PIL import Image

@@ -135,14 +135,14 @@ def update(self:ResultsView):
     self.details.value = self.explorer.details()
     self.player.update()
 
-# %% ../../nbs/analysis/39_widgets.ipynb #36994410
+# %% ../../nbs/analysis/39_widgets.ipynb #f7663d73
 def explore(table, # Data frame with the columns of `Result`, of one population
             settings=None, # As `find_settings` takes them; default all that the table has
             method:str='exact', # Which rows
             scores=None, # Data frame of channel scores, as `read_scores` gives it
             agents=None, # Weights: a population's folder, or a dict from number to a policy or its path
-            select=()) -> ResultsView: # Agents to begin with
-    "A view of a table: a scatter plot for each setting, with dots to choose. `ValueError` on bad input, or without the extra `widgets`"
+            select=()): # Agents to begin with
+    "A `ResultsView` of a table: a scatter plot for each setting, with dots to choose. `ValueError` on bad input, or without the extra `widgets`"
     _anywidget()
     explorer = Explorer(table, settings, method, scores, agents)
     explorer.select(select)
@@ -226,10 +226,10 @@ def _step(self:ChannelsView, by, button): self.show(self.moment.at_level(min(max
 @patch
 def _walk(self:ChannelsView, move, button): self.show(self.moment.moved(move))
 
-# %% ../../nbs/analysis/39_widgets.ipynb #14c3cef2
+# %% ../../nbs/analysis/39_widgets.ipynb #5fd34b61
 def channel_viewer(level:int=100_000, # Level seed
                    obj1='red line', # First object
                    obj2='yellow gem', # Second object
-                   background:str='black') -> ChannelsView: # black, grey or textured
-    "A maze as people see it, as the network does, and in each channel alone. `ValueError` on bad input"
+                   background:str='black'): # black, grey or textured
+    "A `ChannelsView`: a maze as people see it, as the network does, and in each channel alone. `ValueError` on bad input"
     return ChannelsView(Moment(level, obj1, obj2, background))
