@@ -269,7 +269,7 @@ def published_dots():
     return as_table(d.preference_red_line, d.mean_episode_length, Setting('red line','yellow gem'), f'{p.name} (published)', 1000,
                     algorithm='PPO (published)', levels='seeds 100000-100999', step=5_046_272, seed=42)
 
-# %% ../../nbs/analysis/30_preferences.ipynb #5db68089
+# %% ../../nbs/analysis/30_preferences.ipynb #da5fddbe
 def compare(tables, # dict from a label to a data frame with the columns of `Result`, one method each
             setting:Setting, # What was asked
             few=None): # Likewise, agents too few for a distribution: each is a line in the last panel
@@ -287,6 +287,6 @@ def compare(tables, # dict from a label to a data frame with the columns of `Res
             p = of_setting(t, setting, t.method.iloc[0]).preference.dropna()
             axs[-1].vlines(p, 0, 1, color=colour, lw=1.2, label=name)
         axs[-1].set(xlim=(0,1), ylim=(0,1), xlabel=f'Preference for the {setting.obj1}', ylabel='Share of agents')
-        axs[-1].legend(loc='upper left', bbox_to_anchor=(0,1.19), ncols=1, fontsize=8)
+        axs[-1].legend(loc='lower left', bbox_to_anchor=(0,1), borderaxespad=0, fontsize=8)
         fig.tight_layout(w_pad=2)
     return fig
