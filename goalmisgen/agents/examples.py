@@ -10,13 +10,14 @@ from pathlib import Path
 from .impala import Policy, load_policy
 from ..core import require
 
-# %% ../../nbs/agents/16_examples.ipynb #21f9fd83
+# %% ../../nbs/agents/16_examples.ipynb #a8c32b44
 EXAMPLES = { # Name: what it does between a red line and a yellow gem
     'exact-0': 'exact-advantage PPO, seed 0: undecided, and nearly always arrives',
     'exact-1': 'exact-advantage PPO, seed 1: undecided, and in one episode of six it finds neither',
     'exact-3': 'exact-advantage PPO, seed 3: takes the red line two times in three',
     'exact-4': 'exact-advantage PPO, seed 4: takes the yellow gem two times in three',
-    'ppo-0': 'the paper\'s PPO at its full five million steps, seed 0: takes the red line somewhat more often'}
+    'ppo-0': 'the paper\'s PPO at its full five million steps, seed 0: takes the red line somewhat more often',
+    'ppo-1': 'the paper\'s PPO at its full five million steps, seed 1: takes the gem more often, and is slow about it'}
 
 def example_dir(name:str) -> Path:
     "The folder of a shipped agent. `ValueError` lists the names"

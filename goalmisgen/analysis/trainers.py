@@ -11,11 +11,12 @@ from pathlib import Path
 from ..core import read_json, require
 from ..style import SERIES, SOFT, style
 
-# %% ../../nbs/analysis/37_trainers.ipynb #8090837e
+# %% ../../nbs/analysis/37_trainers.ipynb #635e04b8
 _LENGTH = {'PPO':'episode_length', 'exact-advantage PPO':'length'} # Trainer: the metric that holds it
 
 def learning_curves(folders): # Folders of finished agents
-    "Data frame, a row for each agent and round: algorithm, agent, done (share of the training), steps (mean episode length on training levels), entropy (nats). `ValueError` on an agent of neither trainer"
+    """Data frame, a row for each agent and round: algorithm, agent, done (share of the training), steps (mean episode length on
+    training levels), entropy (nats). `ValueError` on an agent of neither trainer"""
     import pandas as pd
     rows = []
     for folder in map(Path, folders):
@@ -44,10 +45,11 @@ def draw_curves(curves, # Data frame from `learning_curves`
         fig.tight_layout(w_pad=2)
     return fig
 
-# %% ../../nbs/analysis/37_trainers.ipynb #cc622aab
+# %% ../../nbs/analysis/37_trainers.ipynb #fd16895e
 def draw_course(table, # Data frame of `Result`s: one agent, several steps, all settings of one second object
                 unit:float=1e6): # Environment steps in a tick of 1
-    "Preference and mean episode length of an agent along its training, a line in its own colour for each first object; returns the figure. `ValueError` unless it is one agent"
+    """Preference and mean episode length of an agent along its training, a line in its own colour for each first object; returns the
+    figure. `ValueError` unless it is one agent"""
     require(len(set(zip(table.population, table.run)))==1, 'agents in the table', sorted(set(table.run)), 'one')
     with style() as plt:
         fig,axs = plt.subplots(1, 2, figsize=(8.6,3.1))
