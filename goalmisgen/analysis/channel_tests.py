@@ -6,7 +6,8 @@
 __all__ = ['TESTS', 'SCORED', 'SCORES', 'COLUMNS', 'through', 'practice', 'rehearsal', 'reference_frames', 'fare', 'cases',
            'run_case', 'channel_effects', 'channel_scores', 'draw_scores', 'score_agent', 'read_scores',
            'shipped_scores', 'score_population', 'cross_predict', 'paired', 'predict_preferences', 'draw_prediction',
-           'log_odds', 'state_value', 'input_gradient', 'Attribution', 'integrated_gradients', 'draw_attribution']
+           'draw_sights', 'log_odds', 'state_value', 'input_gradient', 'Attribution', 'integrated_gradients',
+           'draw_attribution']
 
 # %% ../../nbs/analysis/33_channel_tests.ipynb #2635bcd2
 import hashlib
@@ -267,6 +268,23 @@ def draw_prediction(scores, table, setting:Setting, columns=SCORES, folds:int=10
         ax.scatter(np.clip(predicted,0,1), y, s=22, color=SERIES[0], alpha=.75, lw=0, clip_on=False)
         ax.set(xlim=(0,1), ylim=(0,1), xlabel='predicted from channel scores', ylabel=f'preference for the {setting.obj1}', aspect='equal')
         ax.set_title(f'{setting.obj1} vs {setting.obj2}: R² = {_gain(y, predicted, mean):.2f}', fontsize=9, weight='normal', loc='left')
+        fig.tight_layout()
+    return fig
+
+# %% ../../nbs/analysis/33_channel_tests.ipynb #cb7915e2
+def draw_sights(scores, # Data frame with `population`, `agent` and the columns of `SCORES`
+                table, # Data frame with the columns of `Result`
+                setting:Setting): # Of two objects, each red, green or blue
+    "Preference for the first object against how much better its eye sees the goal, a dot an agent; returns the figure. `ValueError` on other colours"
+    a,b = (GoalObject.parse(o).colour for o in (setting.obj1,setting.obj2))
+    require({a,b}<=set(CHANNELS) and a!=b, 'colours of the objects', (a,b), 'two of '+', '.join(CHANNELS))
+    sights,preference,_ = paired(scores, table, setting, (f'sight_{a}',f'sight_{b}'))
+    with style() as plt:
+        fig,ax = plt.subplots(figsize=(4.6,3.3))
+        ax.axhline(.5, color=SOFT, lw=.8, ls=(0,(2,3))); ax.axvline(0, color=SOFT, lw=.8, ls=(0,(2,3)))
+        ax.scatter(sights[:,0]-sights[:,1], preference, s=26, color=SERIES[0], alpha=.75, lw=0, clip_on=False, zorder=3)
+        ax.set(xlim=(-1.05,1.05), ylim=(0,1), xlabel=f'how much better the agent sees its goal in {a} than in {b}', 
+               ylabel=f'Preference for the {setting.obj1}\nover the {setting.obj2}')
         fig.tight_layout()
     return fig
 
