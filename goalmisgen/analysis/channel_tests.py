@@ -271,7 +271,7 @@ def draw_prediction(scores, table, setting:Setting, columns=SCORES, folds:int=10
         fig.tight_layout()
     return fig
 
-# %% ../../nbs/analysis/33_channel_tests.ipynb #cb7915e2
+# %% ../../nbs/analysis/33_channel_tests.ipynb #27b5c106
 def draw_sights(scores, # Data frame with `population`, `agent` and the columns of `SCORES`
                 table, # Data frame with the columns of `Result`
                 setting:Setting): # Of two objects, each red, green or blue
@@ -283,7 +283,7 @@ def draw_sights(scores, # Data frame with `population`, `agent` and the columns 
         fig,ax = plt.subplots(figsize=(4.6,3.3))
         ax.axhline(.5, color=SOFT, lw=.8, ls=(0,(2,3))); ax.axvline(0, color=SOFT, lw=.8, ls=(0,(2,3)))
         ax.scatter(sights[:,0]-sights[:,1], preference, s=26, color=SERIES[0], alpha=.75, lw=0, clip_on=False, zorder=3)
-        ax.set(xlim=(-1.05,1.05), ylim=(0,1), xlabel=f'how much better the agent sees its goal in {a} than in {b}', 
+        ax.set(xlim=(-1.05,1.05), ylim=(0,1), xlabel=f'how much better the agent sees its goal in {a} than in {b}',
                ylabel=f'Preference for the {setting.obj1}\nover the {setting.obj2}')
         fig.tight_layout()
     return fig

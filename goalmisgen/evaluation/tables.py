@@ -10,11 +10,11 @@ from pathlib import Path
 from ..core import require
 from .results import read_results, to_table
 
-# %% ../../nbs/evaluation/29_tables.ipynb #d58d5c06
+# %% ../../nbs/evaluation/29_tables.ipynb #35ca93f2
 TABLES = { # Name: what was asked of whom, and the command that asks it again
-    'exact-yellow-line-black': ('yellow line on black, exact-advantage PPO', 'goalmisgen study hundred'),
-    'ppo-yellow-line-black': ('yellow line on black, the paper\'s PPO at its full five million steps', 'goalmisgen study ppo'),
-    'ppo-training': ('the same agents at six moments of their training', 'goalmisgen evaluate runs/ppo "red line vs yellow gem" … --checkpoints'),
+    'exact-yellow-line-black': ('yellow line on black, exact-advantage PPO', 'goalmisgen study hundred, then A'),
+    'ppo-yellow-line-black': ('yellow line on black, the paper\'s PPO at its full five million steps', 'goalmisgen study ppo, then B'),
+    'ppo-training': ('the same agents at six moments of their training', 'goalmisgen study ppo, then C'),
     'exact-seed-grid': ('yellow line on black, exact-advantage PPO: the three seeds varied one by one', 'see "A real grid" in analysis.seeds')}
 
 def table_path(name:str) -> Path:
