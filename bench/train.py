@@ -3,7 +3,8 @@
     python bench/train.py [--agent FOLDER] [--steps 8] [--minibatches 1] [--out bench/train.csv]
 
 The plain side is what published code does: frames are drawn at every step and kept, the network looks at each of them, in
-float32 and NCHW, one minibatch of 8,192 in chunks of 256. The other side is `goalmisgen.agents.ppo`. Both sides use one
+float32 and NCHW, one minibatch of 8,192 in chunks of 256. The other side is `goalmisgen.agents.ppo`, in windows and, as
+`in_full`, without them. All sides use one
 thread, the same untrained policy (early) and the same trained one (late, and the policies kept along the way where the agent's
 folder has them). A whole iteration of the plain loop takes a quarter of an hour, so it is measured on `--steps` of its
 256 steps and on `--minibatches` of its 24 minibatches, and multiplied; ours is measured on a whole rollout and as many of
@@ -13,6 +14,7 @@ import argparse
 import os
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 os.environ.setdefault('OMP_NUM_THREADS', '1')
@@ -71,17 +73,21 @@ def measure(weights, config, steps, minibatches):
     r = learner.play(learner.env)
     batch = learner.batch(r)
     play = time.process_time()-t
-    ours,theirs,distinct = [], [], []
+    ours,full,theirs,distinct = [], [], [], []
+    in_full = replace(config, windows=False)
     plain_step = plain_play(plain, learner.env, steps)
     for i in torch.randperm(len(batch), generator=torch.Generator().manual_seed(0)).split(len(batch)//config.minibatches)[:minibatches]:
         theirs.append(plain_minibatch(plain, optimiser, learner, batch[i]))
-        s,frames = our_minibatch(learner, batch[i])
-        ours.append(s); distinct.append(frames/len(i))
+        for how,times in ((config,ours),(in_full,full)):
+            learner.config = how
+            s,frames = our_minibatch(learner, batch[i])
+            times.append(s)
+        distinct.append(frames/len(i))
     n = config.epochs*config.minibatches
     mean = lambda a: sum(a)/len(a)
     return dict(episode_length=float(r.lengths[r.dones].float().mean()), distinct=mean(distinct), ours_rollout_s=play, ours_minibatch_s=mean(ours),
-                ours_iteration_s=play+n*mean(ours), plain_step_s=plain_step, plain_minibatch_s=mean(theirs),
-                plain_iteration_s=config.rollout*plain_step+n*mean(theirs))
+                in_full_minibatch_s=mean(full), ours_iteration_s=play+n*mean(ours), in_full_iteration_s=play+n*mean(full),
+                plain_step_s=plain_step, plain_minibatch_s=mean(theirs), plain_iteration_s=config.rollout*plain_step+n*mean(theirs))
 
 
 def main():
@@ -105,8 +111,9 @@ def main():
         print({k: round(v,3) for k,v in row.items()}, flush=True)
     # a whole run: seconds per iteration between two measured policies are taken to change linearly
     total = lambda k: sum((b['env_steps']-a['env_steps'])/n*(a[k]+b[k])/2 for a,b in zip(rows,rows[1:]))
-    ours,plain = total('ours_iteration_s'), total('plain_iteration_s')
-    print(f'whole run: ours {ours/60:.0f} CPU-minutes, plain {plain/3600:.1f} CPU-hours, ratio {plain/ours:.1f}')
+    ours,full,plain = (total(f'{side}_iteration_s') for side in ('ours','in_full','plain'))
+    print(f'whole run: ours {ours/60:.0f} CPU-minutes, in full {full/60:.0f}, plain {plain/3600:.1f} CPU-hours')
+    print(f'ratio {plain/ours:.1f}, in full {plain/full:.1f}')
     write_atomic(args.out, metrics_csv([{k: v if isinstance(v,int) else round(v,4) for k,v in r.items()} for r in rows]))
 
 

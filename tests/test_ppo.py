@@ -78,10 +78,11 @@ def plain_iteration(c, policy, optimiser, env, rng, scale, step):
             optimiser.step()
 
 
-@pytest.mark.parametrize('background', ['black','textured'])
-def test_equals_a_plain_loop(background):
-    "Two iterations in float64: dedup, memo, vectorised estimates and chunks change nothing but the order of additions"
-    c = PPOConfig(num_envs=12, rollout=24, minibatches=3, epochs=2, env_steps=2*288, background=background, precision='float32', lr=2e-3)
+@pytest.mark.parametrize('background,windows', [('black',True),('textured',True),('textured',False)])
+def test_equals_a_plain_loop(background, windows, monkeypatch):
+    "Two iterations in float64: dedup, windows, memo, vectorised estimates and chunks change nothing but the order of additions"
+    if windows: monkeypatch.setattr('goalmisgen.agents.ppo.FRAMES_A_LEVEL', 0)
+    c = PPOConfig(num_envs=12, rollout=24, minibatches=3, epochs=2, env_steps=2*288, background=background, precision='float32', lr=2e-3, windows=windows)
     learner = PPO(c, Seeds(3))
     learner.policy.double()
     with torch.no_grad(): learner.policy.fc_policy.weight *= 30 # opinions, so that ratios and clipping matter
@@ -94,6 +95,7 @@ def test_equals_a_plain_loop(background):
     for k in range(2):
         got = learner.learn()
         plain_iteration(c, plain, optimiser, env, rng, scale, k*288)
+    assert hasattr(learner, 'layout')==windows
     assert got['distinct']<.9 and learner.done and got['clip_fraction']>0
     for (name,a),b,s in zip(learner.policy.state_dict().items(), plain.state_dict().values(), start.values()):
         assert (b-s).norm()>1e-4*s.norm() or s.norm()==0, name

@@ -57,7 +57,7 @@ class ImpalaCNN(nn.Module):
         x = self.relu3(self.block3(self.block2(self.block1(x))))
         return self.relufc(self.fc(x.flatten(1)))
 
-# %% ../../nbs/agents/10_impala.ipynb #9828193b
+# %% ../../nbs/agents/10_impala.ipynb #5c07673a
 NUM_ACTIONS = 15
 
 class Policy(nn.Module):
@@ -77,14 +77,20 @@ class Policy(nn.Module):
                 if name.endswith('bias'): nn.init.zeros_(p)
         self.to(memory_format=torch.channels_last)
 
+    def pixels(self, frames):
+        "Frames uint8 (B, 64, 64, 3) as the network takes them: (B, 3, 64, 64) in 0..1, in the precision in which it runs"
+        x = frames.permute(0,3,1,2)
+        return x.to(torch.bfloat16 if torch.is_autocast_enabled(x.device.type) else self.fc_value.weight.dtype)/255
+
+    def answers(self, h):
+        "Action logits (B, 15) and values (B,) from the picture's features (B, 256); float32 (float64 if the weights are)"
+        logits,value = self.fc_policy(h), self.fc_value(h)[:,0]
+        return (logits.float(), value.float()) if value.dtype==torch.bfloat16 else (logits, value)
+
     def forward(self,
         frames): # uint8 (B, 64, 64, 3)
         "Action logits (B, 15) and values (B,), float32 (float64 if the weights are)"
-        x = frames.permute(0,3,1,2)
-        x = x.to(torch.bfloat16 if torch.is_autocast_enabled(x.device.type) else self.fc_value.weight.dtype)/255
-        h = self.embedder(x)
-        logits,value = self.fc_policy(h), self.fc_value(h)[:,0]
-        return (logits.float(), value.float()) if value.dtype==torch.bfloat16 else (logits, value)
+        return self.answers(self.embedder(self.pixels(frames)))
 
 # %% ../../nbs/agents/10_impala.ipynb #b4bfd642
 @torch.no_grad()

@@ -264,7 +264,7 @@ def frames(self:MazeEnv,
     self._drawn = episode
     return self.renderer.frames(self._scenes, self._envs, cell, facing, out)
 
-# %% ../../nbs/env/05_maze.ipynb #3dddfb02
+# %% ../../nbs/env/05_maze.ipynb #8b008c12
 @patch(as_prop=True)
 def ids(self:MazeEnv):
     "What each agent sees now, as numbers: int64 (num_envs,). Equal numbers mean equal frames"
@@ -276,6 +276,11 @@ def ids(self:MazeEnv):
 def num_ids(self:MazeEnv):
     "All ids are below this number in a small world; None in a large one"
     return len(self.table) if self._row_of is not None else None
+
+@patch(as_prop=True)
+def scenes(self:MazeEnv):
+    "Pictures of the table's levels without the mouse, uint8 (L, 64, 64, 3), in a small world; None in a large one"
+    return self._scenes if self._row_of is not None else None
 
 # %% ../../nbs/env/05_maze.ipynb #4860c204
 @patch

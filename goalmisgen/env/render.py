@@ -187,6 +187,13 @@ def first_frames(self:Renderer, levels:Levels):
     cell = cell[:,0] + self.size*cell[:,1]
     return self.frames(self.scenes(levels), torch.arange(len(levels), device=self.device), cell, torch.zeros_like(cell))
 
+# %% ../../nbs/env/04_render.ipynb #906ca3aa
+@patch
+def mouse_spots(self:Renderer):
+    "What of a frame the mouse can change, by its cell: first and last row, first and last column, int64 (size*size, 4)"
+    pix = self._stamp_pix.view(self.size**2, -1)
+    return torch.stack([f(a, 1) for a in (pix//PIXELS, pix%PIXELS) for f in (torch.amin, torch.amax)], 1)
+
 # %% ../../nbs/env/04_render.ipynb #5a3b81b9
 def human_view(levels:Levels, i:int=0, objects=('red line','yellow gem'), background='black', cell:int|None=None, facing:int=0, pixels:int=512):
     "Level `i` drawn large and smooth for people: uint8 (pixels, pixels, 3) array; `cell` places the mouse (default: its start)"

@@ -1,0 +1,128 @@
+"Answers and gradients through windows, beside those of the plain network, in float64"
+from dataclasses import replace
+
+import pytest
+import torch
+
+from goalmisgen.agents.exact_ppo import ExactPPO, ExactPPOConfig
+from goalmisgen.agents.impala import Policy
+from goalmisgen.agents.ppo import PPO, PPOConfig
+from goalmisgen.agents.training import Seeds
+from goalmisgen.agents.windows import Layout, Look, answer, places
+from goalmisgen.env.levels import DUEL, TRAIN, MazeSpec, generate
+from goalmisgen.env.maze import StateTable
+from goalmisgen.env.render import Renderer
+
+CORNER = MazeSpec(size=5, region=0)  # the goal is in the upper right corner
+FROM_MAZES = 'the training world', 'with textures', 'very small', 'a goal in the corner'  # far fewer mazes than levels
+WORLDS = {
+    'the training world': (TRAIN, 'yellow line', 'black', range(200)),
+    'with textures': (TRAIN, 'white gem', 'textured', range(300)),
+    'duels': (DUEL, ('red line', 'yellow gem'), 'grey', range(40)),
+    'very small': (MazeSpec(size=3), 'yellow line', 'black', range(20)),
+    'large': (MazeSpec(size=9), 'yellow gem', 'textured', range(4)),
+    'the largest': (MazeSpec(size=25), 'yellow line', 'black', range(1)),
+    'a goal in the corner': (CORNER, 'yellow line', 'black', range(20)),
+}
+
+CHUNK = 64
+
+
+@pytest.fixture(autouse=True)
+def small_chunks(monkeypatch): monkeypatch.setattr('goalmisgen.agents.windows.CHUNK', CHUNK)
+
+
+@pytest.fixture(params=WORLDS, scope='module')
+def world(request):
+    spec,objects,background,seeds = WORLDS[request.param]
+    levels,renderer = generate(spec, seeds), Renderer(spec.size, objects, background)
+    table,scenes = StateTable(levels, spec.rewards), renderer.scenes(levels)
+    states = torch.randperm(len(table), generator=torch.Generator().manual_seed(1))[:100]
+    frames = renderer.frames(scenes, table.level[states], table.cell[states], table.facing[states])
+    return request.param, Layout(renderer, levels, scenes), table.level[states], table.cell[states], frames
+
+
+def lively(seed):
+    "A policy whose every weight matters, in float64"
+    policy = Policy(seed).double()
+    with torch.no_grad():
+        policy.fc_policy.weight *= 50
+        for name,p in policy.named_parameters():
+            if name.endswith('bias'): p.normal_(0, .1, generator=torch.Generator().manual_seed(len(name)))
+    return policy
+
+
+def gradient(policy, logits_and_values, weigh):
+    logits,value = logits_and_values
+    return (logits.log_softmax(1)*weigh).sum() + (value**2).sum()
+
+
+def test_answers_and_gradients_are_the_networks_own(world):
+    name,layout,level,cell,frames = world
+    policy = lively(3)
+    weigh = torch.randn((len(frames),15), generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    plain = policy(frames)
+    gradient(policy, plain, weigh).backward()
+    want = [p.grad.clone() for p in policy.parameters()]
+    policy.zero_grad()
+    look = Look(policy, layout, level, cell)
+    assert sorted(look.order.tolist())==list(range(len(frames)))
+    for k in range(0, len(frames), CHUNK):
+        i = look.order[k:k+CHUNK]
+        said = look(frames[i], k)
+        for a,b in zip(said, plain): assert torch.allclose(a, b[i], rtol=0, atol=1e-11)
+        gradient(policy, said, weigh[i]).backward()
+    look.backward()
+    for p,w in zip(policy.parameters(), want): assert (p.grad-w).norm()<=1e-11*w.norm()
+    for a,b in zip(answer(policy, layout, level, cell, lambda i: frames[i]), plain): assert torch.allclose(a, b, rtol=0, atol=1e-11)
+    assert (layout.goal is not None)==(name in FROM_MAZES)
+
+
+def test_a_map_that_a_window_needs_is_needed(world):
+    "The test above would notice if levels were mixed up, or the gradient of what frames share got lost"
+    _,layout,level,cell,frames = world
+    if len(level.unique())==1: pytest.skip('one level cannot be taken for another')
+    policy = lively(3)
+    look = Look(policy, layout, level, cell)
+    right = look(frames[look.order[:CHUNK]])[0]
+    gradient(policy, look(frames[look.order[:CHUNK]]), torch.ones(15)).backward()
+    before = policy.embedder.block1.conv.weight.grad.clone()
+    look.backward()
+    assert (policy.embedder.block1.conv.weight.grad-before).norm()>1e-3*before.norm()
+    look.row = look.row.roll(1)
+    assert not torch.allclose(look(frames[look.order[:CHUNK]])[0], right, rtol=0, atol=1e-6)
+
+
+def test_places_hold_whatever_a_pixel_can_reach():
+    "Every pixel of a picture, changed alone"
+    policy,spots = lively(0), torch.tensor([[y,y,x,x] for y in range(0,64,7) for x in range(0,64,9)])
+    p = places(spots)
+    b = policy.embedder.block1
+    pooled = lambda f: b.pool(b.conv(policy.pixels(f)))
+    blank = torch.full((1,64,64,3), 100, dtype=torch.uint8)
+    with torch.no_grad():
+        for (y,_,x,_),(r,c) in zip(spots.tolist(), p.first):
+            one = blank.clone()
+            one[0,y,x] = 255
+            rows,cols = (pooled(one)!=pooled(blank))[0].any(0).nonzero(as_tuple=True)
+            assert r<=rows.min() and rows.max()<r+p.size and c<=cols.min() and cols.max()<c+p.size
+
+
+def test_only_where_it_pays():
+    c = PPOConfig(num_envs=4, rollout=4, minibatches=1, epochs=1, env_steps=16, precision='float32')
+    learner = PPO(c, Seeds(0))
+    table = learner.env.table
+    crowd,few = (table.level<10).nonzero()[:,0], table.start[:50].long()
+    assert learner.look(crowd) and learner.look(few) is None
+    learner.config = replace(c, windows=False)
+    assert learner.look(crowd) is None
+    assert PPO(replace(c, num_levels=0), Seeds(0)).look(crowd) is None  # levels without end have no table
+
+
+def test_exact_ppo_sees_the_same_either_way():
+    learner = ExactPPO(ExactPPOConfig(levels_per_solve=8, precision='float32'), Seeds(0))
+    learner.policy.double()
+    states = learner.solver.states(torch.arange(8))
+    seen = learner.survey(states)
+    learner.layout = None
+    assert torch.allclose(seen, learner.survey(states), rtol=0, atol=1e-12) and len(seen)>200
