@@ -153,23 +153,23 @@ def strangeness(self:Crowd, u): # float64 (N, C), stretched
     d = np.interp(_distance(z, self.correlation)[:,0], self.reach[:,0], _grid())
     return np.column_stack([abs(z).max(1), d])
 
-# %% ../../nbs/analysis/35_outliers.ipynb #1f4130bc
+# %% ../../nbs/analysis/35_outliers.ipynb #1e15c9dc
 @dataclass(frozen=True, eq=False)
 class Null:
     "What populations of one distribution look like"
     crowd:Crowd # The distribution
     drawn:np.ndarray # float64 (B, N, 2): extreme and distance of the agents of B populations
 
-    def tail(self, s): # float64 (..., 2)
-        "Share of drawn agents at least as far out, in the number where that is smaller: (...)"
-        pool = np.sort(self.drawn.reshape(-1,2), axis=0)
+    def alone(self, s, real=None): # float64 (..., 2); real: float64 (N, 2), agents to count beside the drawn ones
+        "Share of all agents at least as far out, in the number where that is smaller: (...)"
+        pool = np.sort(np.concatenate([self.drawn.reshape(-1,2), np.zeros((0,2)) if real is None else real]), axis=0)
         beyond = [len(pool)-np.searchsorted(pool[:,k], s[...,k]-1e-12) for k in (0,1)]
         return np.minimum(*beyond)/len(pool)
 
-    def p(self, tail): # float64 (M,)
-        "Chance that a population has an agent with so small a tail: (M,), at least 1/(B+1)"
-        least = np.sort(self.tail(self.drawn).min(1))
-        return (1+np.searchsorted(least, tail, side='right'))/(1+len(least))
+    def verdict(self, s): # float64 (N, 2), of the agents of a real population
+        "`alone` of each agent (N,), and the chance that a population has one as much alone (N,), at least 1/(B+1)"
+        alone,least = self.alone(s, s), np.sort(self.alone(self.drawn, s).min(1))
+        return alone, (1+np.searchsorted(least, alone, side='right'))/(1+len(least))
 
 # %% ../../nbs/analysis/35_outliers.ipynb #79069837
 def null(m, # Data frame from `matrix`
@@ -182,15 +182,16 @@ def null(m, # Data frame from `matrix`
         out.append(_fit(u, c.floor, c.long, c.top).strangeness(u))
     return Null(c, np.array(out))
 
-# %% ../../nbs/analysis/35_outliers.ipynb #2316dd12
+# %% ../../nbs/analysis/35_outliers.ipynb #61dd2b7b
 def judge(m, # Data frame from `matrix`
           expected:Null|None=None): # From `null`; default computed
     "Data frame of agents, strangest first: extreme, distance, alone (share of such agents in one crowd), p (chance of at least one in the population)"
     import pandas as pd
     expected = expected or null(m)
     s = expected.crowd.strangeness(stretch(m))
-    out = pd.DataFrame(s, index=m.index, columns=['extreme','distance']).assign(alone=expected.tail(s))
-    return out.assign(p=expected.p(out.alone.to_numpy())).sort_values(['p','alone','distance'], ascending=[True,True,False], kind='stable')
+    alone,p = expected.verdict(s)
+    out = pd.DataFrame(s, index=m.index, columns=['extreme','distance']).assign(alone=alone, p=p)
+    return out.sort_values(['p','alone','distance'], ascending=[True,True,False], kind='stable')
 
 # %% ../../nbs/analysis/35_outliers.ipynb #eb8a0b28
 def _an(obj): return f'{"an" if obj[0] in "aeio" else "a"} {obj}'
@@ -359,7 +360,7 @@ def replay(m, episodes:int, rng):
     out.loc[:,~p] = np.clip(v[:,~p]*(1+rng.standard_normal(v[:,~p].shape)/np.sqrt(episodes)), 1, 500)
     return out
 
-# %% ../../nbs/analysis/35_outliers.ipynb #28335513
+# %% ../../nbs/analysis/35_outliers.ipynb #2e0d08e6
 def stability(m, # Data frame from `matrix`
               expected:Null|None=None, # From `null`; default computed
               alpha:float=.05, # Chance of any outlier in a population of one distribution
@@ -367,7 +368,7 @@ def stability(m, # Data frame from `matrix`
     "Data frame of agents: outlier in `m`?, share of resampled populations and of replays in which it is one; most stable first"
     import pandas as pd
     expected,rng = expected or null(m), np.random.default_rng(seed)
-    def out(crowd, u): return expected.p(expected.tail(crowd.strangeness(u)))<=alpha
+    def out(crowd, u): return expected.verdict(crowd.strangeness(u))[1]<=alpha
     u,found = stretch(m), np.zeros((2,len(m)))
     for _ in range(draws):
         c = expected.crowd
