@@ -179,12 +179,27 @@ def test_p_is_the_share_of_drawn_populations():
     "Written out for one statistic at a time, as the definition says"
     m = of(population(40, 3, DATASET_512[:3]))
     e = null(m, 59, 1)
-    j, pool = judge(m, e), e.drawn.reshape(-1, 2)
+    j = judge(m, e)
+    pool = np.concatenate([e.drawn.reshape(-1, 2), j[['extreme', 'distance']].to_numpy()])
     tail = lambda s: min(np.mean(pool[:, k] >= s[k]-1e-12) for k in (0, 1))
     least = [min(map(tail, population)) for population in e.drawn]
     for a in (*j.index[:2], j.index[20]):
         t = tail(j.loc[a, ['extreme', 'distance']].to_numpy())
         assert np.isclose(t, j.alone[a]) and np.isclose(j.p[a], (1+sum(x <= t for x in least))/60)
+
+
+def test_few_draws_do_not_raise_the_alarm_more_often():
+    "Populations drawn from one crowd, judged with the fewest draws that allow a p of .05"
+    from goalmisgen.analysis.outliers import Null, _fit
+    c, rng, alarms = fit_crowd(of(population(60, 3, DATASET_512[:3]))), np.random.default_rng(5), 0
+    def far(crowd):
+        u = crowd.draw(60, rng)
+        own = _fit(u, c.floor, c.long, c.top)
+        return own, own.strangeness(u)
+    for _ in range(100):
+        own, s = far(c)
+        alarms += Null(own, np.array([far(own)[1] for _ in range(19)])).verdict(s)[1].min() <= .05
+    assert alarms <= 9, alarms # 5 are expected; without counting the population among its own peers they were 10 to 15
 
 
 def test_the_same_seed_gives_the_same_verdict():
@@ -269,7 +284,7 @@ def test_rarity_of_the_strangest_and_of_the_plainest():
     e = null(m, 59)
     j = judge(m, e)
     strange, plain = one_in(j, 39, e), one_in(j, j.index[-1], e)
-    assert strange['any'] == 1/60 and strange['alone'] < .001 and plain['any'] == 1 and plain['alone'] > .5
+    assert strange['any'] <= 2/60 and strange['alone'] < .001 and plain['any'] == 1 and plain['alone'] > .5
     assert (strange['low'], strange['high']) == rate_interval(1, 100)
 
 
