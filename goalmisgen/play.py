@@ -69,7 +69,8 @@ def pictures(self:Player, scale:int=4):
     return human, {c: enlarge(np.repeat(self.frame[...,i:i+1], 3, -1), scale) for i,c in enumerate(CHANNELS)}
 
 # %% ../nbs/45_play.ipynb #dab90a93
-def terminal_picture(frame) -> str: # uint8 (H, W, 3), H even
+def terminal_picture(frame # uint8 (H, W, 3), H even
+                     ) -> str:
     "A frame as text of half blocks in 24-bit colour, H/2 lines"
     top,bottom = frame[::2], frame[1::2]
     def line(a, b): return ''.join(f'\x1b[38;2;{";".join(map(str,p))};48;2;{";".join(map(str,q))}m▀' for p,q in zip(a.tolist(),b.tolist())) + '\x1b[0m'

@@ -196,7 +196,8 @@ def write_report(places:Places, table, failed=()) -> Path:
 def run_study(study:Study, # Which one
               home='.', # Folder for runs/, results/ and reports/
               workers:int|None=None, # Processes side by side; default one per core
-              progress:bool=True) -> Path: # Show progress bars?
+              progress:bool=True # Show progress bars?
+              ) -> Path:
     "Run or go on with a study; returns the path of its report. `RuntimeError` if no agent could be trained"
     places = Places(Path(home), study)
     trained = train_population(study.config, study.seeds, places.agents, workers, progress)

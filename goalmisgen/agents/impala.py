@@ -130,7 +130,9 @@ def _read_weights(path):
     return d.get('model_state_dict', d) if isinstance(d, dict) else d
 
 # %% ../../nbs/agents/10_impala.ipynb #167fafbc
-def load_policy(path, device='cpu') -> Policy: # agent folder, .safetensors, or published .pth
+def load_policy(path, # Agent folder, .safetensors, or published .pth
+                device='cpu' # Torch device
+                ) -> Policy:
     "A `Policy` in evaluation mode. `FileNotFoundError` or `ValueError` if there is none, or names and shapes are not this network's"
     path = Path(path)
     weights = _read_weights(path/'model.safetensors' if path.is_dir() else path)

@@ -189,7 +189,8 @@ def train_population(config, # What they share: `PPOConfig` or `ExactPPOConfig`
                      progress:bool=True, # Show a progress bar?
                      device:str='cpu', # Torch device; on a GPU several workers share it
                      track:str='none', # none, tensorboard or wandb
-                     run=run_jobs) -> PopulationReport: # What runs the jobs: `run_jobs`, or `cluster.run_on_ray`
+                     run=run_jobs # What runs the jobs: `run_jobs`, or `cluster.run_on_ray`
+                     ) -> PopulationReport:
     "Train every agent that is not finished yet. `ValueError` on bad input, before work starts"
     seeds = [s if isinstance(s, Seeds) else Seeds(int(s)) for s in seeds]
     numbers = [s.agent for s in seeds]

@@ -40,7 +40,8 @@ class Places:
     size2:int # Entries on a side there
 
 # %% ../../nbs/agents/12_windows.ipynb #38ce4c19
-def places(spots) -> Places: # int64 (cells, 4): first and last row, first and last column that the thing can change in a frame
+def places(spots # int64 (cells, 4): first and last row, first and last column that the thing can change in a frame
+           ) -> Places:
     "From pixels to maps: a convolution looks one entry around, and entry j of a pooled map looks at entries 2j-1 to 2j+1"
     half = lambda v: v.div(2, rounding_mode='floor')
     lo,hi = spots[:,[0,2]]-1, spots[:,[1,3]]+1
@@ -68,7 +69,9 @@ class Maps:
 # %% ../../nbs/agents/12_windows.ipynb #a614a8cc
 CHUNK = 256 # Pictures that go through the network at a time: CPUs are fastest with few
 
-def see(policy, frames) -> Maps: # uint8 (B, 64, 64, 3)
+def see(policy,
+        frames # uint8 (B, 64, 64, 3)
+        ) -> Maps:
     "Look at pictures in full"
     return Maps([torch.cat(m) for m in zip(*(_first_maps(policy, f) for f in frames.split(CHUNK)))])
 

@@ -51,7 +51,9 @@ def practice(background:str='black', # 'black', 'grey' or 'textured'
 
 # %% ../../nbs/analysis/33_channel_tests.ipynb #03e635c6
 @lru_cache(maxsize=32)
-def rehearsal(obj:str, background:str, count:int|None=None, **eyes) -> Stage: # `eyes`: as for `PartRenderer`, tuples
+def rehearsal(obj:str, background:str, count:int|None=None,
+              **eyes # As for `PartRenderer`, tuples
+              ) -> Stage:
     "The practice levels as an agent sees them, things drawn for some eyes"
     levels,_ = practice(background, count)
     renderer = PartRenderer(5, obj, background, **eyes)
@@ -68,7 +70,8 @@ def reference_frames(stage:Stage, count:int=1024, seed:int=0):
 def fare(policy, # `Policy`, or any function from frames to action probabilities
          stage:Stage, # Where
          share, # float64 (L,): shares of its levels
-         tolerance:float=1e-6) -> dict: # Greatest probability of getting to a state that is not looked at
+         tolerance:float=1e-6 # Greatest probability of getting to a state that is not looked at
+         ) -> dict:
     "Probability of reaching the goal within 500 steps, mean episode length, and frames looked at"
     asked = PolicyTable(policy)
     moves,_ = explore(asked, stage, tolerance)
@@ -79,7 +82,8 @@ def fare(policy, # `Policy`, or any function from frames to action probabilities
 TESTS = ('intact','unseen','only','no goal','no walls','no mouse','blank','hold','shuffle')
 SCORED = ('intact','unseen','only','no mouse','blank') # Those that the scores are made of
 
-def cases(tests=SCORED) -> list: # names from `TESTS`
+def cases(tests=SCORED # names from `TESTS`
+          ) -> list:
     "Every (test, channel), in order; the channel is '' where none is meant. `ValueError` on an unknown test"
     for t in tests: require(t in TESTS, 'test', t, ', '.join(TESTS))
     return [(t,c) for t in tests for c in (('',) if t in ('intact','unseen') else CHANNELS)]
@@ -109,7 +113,8 @@ def channel_effects(policy, # `Policy`, or any function from frames to action pr
 SCORES = tuple(f'{kind}_{c}' for kind in ('sight','need','self') for c in CHANNELS)
 
 # %% ../../nbs/analysis/33_channel_tests.ipynb #9ca7e1a4
-def channel_scores(effects) -> dict: # Data frame with the rows of `SCORED` at least
+def channel_scores(effects # Data frame with the rows of `SCORED` at least
+                   ) -> dict:
     "Sight, need and self of each channel, by the names in `SCORES`; nan if the agent gains nothing from seeing its goal"
     s = {(t,c): np.log(v) for t,c,v in zip(effects.test, effects.channel, effects.steps)}
     lacking = [k for k in cases() if k not in s]
@@ -327,7 +332,8 @@ def integrated_gradients(policy, # `Policy`
                          frames, # uint8 (B, 64, 64, 3)
                          baseline, # uint8 (64, 64, 3) or (B, 64, 64, 3)
                          target, # Function from logits and values to (B,)
-                         steps:int=64) -> Attribution: # Points on the way, the midpoints of as many equal pieces
+                         steps:int=64 # Points on the way, the midpoints of as many equal pieces
+                         ) -> Attribution:
     "Integrated gradients of the target from baseline to frames. `ValueError` on bad steps"
     require(type(steps) is int and steps>=1, 'steps', steps, 'an integer of at least 1')
     dtype = policy.fc_value.weight.dtype

@@ -111,8 +111,8 @@ def _fit(u, floor, long, top):
     return replace(c, reach=_knots(_distance(c.scores(u), c.correlation), .05, True))
 
 # %% ../../nbs/analysis/35_outliers.ipynb #2e1922be
-def fit_crowd(m) -> Crowd: # Data frame from `matrix`
-    "The distribution of a population, outliers having little say. `ValueError` on fewer than 20 agents or a column without values"
+def fit_crowd(m) -> Crowd:
+    "The distribution of a population, from its `matrix`, outliers having little say. `ValueError` on fewer than 20 agents or a column without values"
     require(len(m)>=20, 'agents', len(m), 'at least 20')
     empty = [str(c) for c in m.columns if m[c].notna().sum()<len(m)/2]
     require(not empty, 'columns', empty[:3], 'columns with values for at least half of the agents')
@@ -173,7 +173,9 @@ class Null:
 
 # %% ../../nbs/analysis/35_outliers.ipynb #79069837
 def null(m, # Data frame from `matrix`
-         draws:int=499, seed:int=0) -> Null: # Populations to draw
+         draws:int=499, # Populations to draw
+         seed:int=0 # Of the draws
+         ) -> Null:
     "Populations like `m` but of one distribution"
     require(type(draws) is int and draws>0, 'draws', draws, 'a positive integer')
     c,rng,out = fit_crowd(m), np.random.default_rng(seed), []
@@ -238,7 +240,8 @@ def sentence(m, # Data frame from `matrix`
              agent, # Row of it
              crowd:Crowd|None=None, # Default: that of `m`
              at:float=3., # A score of this size is worth a word
-             most:int=3) -> str: # Settings to name at most
+             most:int=3 # Settings to name at most
+             ) -> str:
     "What is unusual about an agent, in English"
     require(agent in m.index, 'agent', agent, f'a row of the matrix, such as {list(m.index[:3])}')
     crowd = crowd or fit_crowd(m)
@@ -388,7 +391,8 @@ def rate_interval(k:int, n:int, level:float=.95) -> tuple:
 
 def one_in(judged, # From `judge`
            agent, # Which agent
-           expected:Null) -> dict: # From `null`
+           expected:Null # From `null`
+           ) -> dict:
     """Could chance alone have made at least one agent as strange? Chances that one agent of the crowd is (`alone`; at least one in all that were
     drawn), that one of the population is (`any`), and if it is an outlier, the 95 % interval of the rate of its like among seeds (`low`, `high`)"""
     require(agent in judged.index, 'agent', agent, f'one of the judged, such as {list(judged.index[:3])}')

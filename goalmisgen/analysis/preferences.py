@@ -245,7 +245,8 @@ def _deals(n, m, draws, rng):
 def permutation_test(a, b, # float (N,) and (M,): one number an agent, such as its preference
                      statistic:str='mean', # mean: are they shifted? sd: are they spread differently?
                      draws:int=9999, # Deals of the labels; all, if there are no more than this
-                     seed:int=0) -> Comparison: # Of deals and resamples
+                     seed:int=0 # Of deals and resamples
+                     ) -> Comparison:
     "Does a number differ between two populations? `ValueError` on missing numbers, or fewer than two agents"
     a,b,rng = np.asarray(a, float), np.asarray(b, float), np.random.default_rng(seed)
     require(statistic in ('mean','sd'), 'statistic', statistic, 'mean or sd')

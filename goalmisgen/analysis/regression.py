@@ -179,7 +179,9 @@ def _moments(v): # float (..., N, 4): x, y and their noise variances
 LEAST_RELIABILITY = .2 # With more noise than this, the correction is too unstable to be of use
 
 def correct(both, # Data frame from `pairs`
-            draws:int=2000, seed:int=0) -> Corrected: # Resamples of the agents for the interval, and their seed
+            draws:int=2000, # Resamples of the agents for the interval
+            seed:int=0 # Of the resamples
+            ) -> Corrected:
     "Errors-in-variables line by the method of moments. `ValueError` if the preferences are mostly noise"
     v = both[['x','y','x_noise','y_noise']].to_numpy(float)
     require(np.ptp(v[:,0])>0 and np.ptp(v[:,1])>0, 'preferences', 'all the same', 'preferences that differ')
@@ -193,7 +195,9 @@ def correct(both, # Data frame from `pairs`
 # %% ../../nbs/analysis/34_regression.ipynb #4844bd17
 def simex(both, # Data frame from `pairs`, with slope clearly not zero
           added=(.5,1.,1.5,2.), # Multiples of the noise's variance to add
-          draws:int=200, seed:int=0) -> float: # Times that each is added, and the seed
+          draws:int=200, # Times that each is added
+          seed:int=0 # Of the noise
+          ) -> float:
     "The slope by simulation and extrapolation"
     x,y,vx = (both[k].to_numpy(float) for k in ('x','y','x_noise'))
     rng,(slope,*_) = np.random.default_rng(seed), _moments(both[['x','y','x_noise','y_noise']].to_numpy(float))

@@ -21,7 +21,8 @@ from ..style import ACCENT, SERIES, SOFT, style
 FACTORS = ('weights','levels','sampling')
 
 def seed_grid(weights:int=3, levels:int=3, sampling:int=3, # How many seeds of each kind
-              first:int=1000) -> list: # The first seed that is used
+              first:int=1000 # The first seed that is used
+              ) -> list:
     "`Seeds` of every combination, for `train_population`. `ValueError` unless each count is at least 1"
     counts = (weights, levels, sampling)
     require(all(type(c) is int and c>=1 for c in counts), 'seeds of each kind', counts, 'integers of at least 1')
@@ -95,13 +96,16 @@ def draw_seeds(table, value:str='preference'):
 def alignment(policy, # `Policy`, trained or not
               obj, # An object or its name
               goal='yellow line', background:str='black',
-              count:int=40) -> float: # On the training levels of so many seeds
+              count:int=40 # On the training levels of so many seeds
+              ) -> float:
     "Mean cosine between the changes of the 256 features that `obj` and `goal` make in the same place, from -1 to 1"
     levels = generate(TRAIN, range(count))
     see = lambda o: policy.embedder(torch.as_tensor(Renderer(5, o, background).first_frames(levels)).permute(0,3,1,2)/255)
     nothing = see('invisible gem')
     return float(torch.cosine_similarity(see(obj)-nothing, see(goal)-nothing).mean())
 
-def lean(policy, toward='green line', rather_than='red line', **scene) -> float: # `scene`: goal, background and count as in `alignment`
+def lean(policy, toward='green line', rather_than='red line',
+         **scene # goal, background and count as in `alignment`
+         ) -> float:
     "How much more `toward` is aligned with the goal than `rather_than` is, from -2 to 2"
     return alignment(policy, toward, **scene)-alignment(policy, rather_than, **scene)

@@ -94,7 +94,8 @@ def procgen_like(num:int, # Environments side by side
     obj2=None,
     world_dim:int|None=None, # The fork: size of an easy `maze_duel`
     rand_region:int|None=None, # The fork: region of the cheese in `maze_aisc`
-    **rest) -> Gym3Maze: # Procgen's other options: without effect in a maze, or to be left off
+    **rest # Procgen's other options: without effect in a maze, or to be left off
+    ) -> Gym3Maze:
     "Our mazes, made with the arguments of `procgen.ProcgenGym3Env`. `ValueError` on bad ones, and on options that we do not have"
     for k,v in rest.items(): require(k in _NO_EFFECT or (k in _NOT_HERE and not v), k, v, f"not set; there are {', '.join(_NO_EFFECT)}, without effect")
     objects = tuple(o for o in (obj1,obj2) if o is not None) or None

@@ -38,7 +38,8 @@ class Endings:
 def endings(table:StateTable, # S states, L levels
             moves, # float (S, 5): the policy's move probabilities in each state
             weights=None, # float (L,): weights of the levels in `lengths`; default equal
-            horizon:int=TIMEOUT) -> Endings: # Steps after which an episode times out
+            horizon:int=TIMEOUT # Steps after which an episode times out
+            ) -> Endings:
     "Exact endings of a policy on every level of a table. `ValueError` on a wrong shape"
     from scipy.sparse import csr_matrix
     p,n = np.asarray(torch.as_tensor(moves).cpu(), np.float64), len(table)

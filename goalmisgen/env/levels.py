@@ -276,7 +276,8 @@ def _generate(spec, seeds, n):
 # %% ../../nbs/env/03_levels.ipynb #6b7d5dea
 def generate(spec:MazeSpec, # Which world
              seeds, # int (N,): level seeds, 32 bits
-             chunk:int=4096) -> Levels: # Levels made at a time (memory, not results, depends on it)
+             chunk:int=4096 # Levels made at a time (memory, not results, depends on it)
+             ) -> Levels:
     "The levels that Procgen makes from these seeds. `ValueError` on a seed out of 32 bits"
     seeds = check_seeds(seeds)
     require(type(chunk) is int and chunk>=1, 'chunk', chunk, 'an integer of at least 1')

@@ -58,7 +58,7 @@ class _Reader:
         return np.frombuffer(self.take(4*n), '<i4').reshape(height, width).copy()
 
 # %% ../../nbs/env/07_procgen.ipynb #e0beb3d6
-def read_state(data:bytes) -> dict: # What the engine calls a state
+def read_state(data:bytes) -> dict:
     "The fields of a state by name; `grid` is int32 (height, width), row 0 at the bottom. `ValueError` on bytes that are no whole state"
     require(isinstance(data, bytes), 'state', type(data).__name__, 'bytes')
     require(len(data)<=_MAX_BYTES, 'length of the state', len(data), f'at most {_MAX_BYTES} bytes')
@@ -86,7 +86,7 @@ def _packed(name, kind, v):
     except (struct.error, TypeError, ValueError, AttributeError): raise ValueError(f'{name}: got {v!r}; allowed: {what}') from None
 
 # %% ../../nbs/env/07_procgen.ipynb #2ae6c0af
-def write_state(fields:dict) -> bytes: # As `read_state` gives them
+def write_state(fields:dict) -> bytes:
     "The inverse of `read_state`. `ValueError` on a missing or unknown field, or on a value that cannot be written"
     layout = _FIELDS + (_MAZE if fields.get('game')=='maze' else _OTHER)
     odd = sorted(set(fields) ^ {name for name,_ in layout})
@@ -112,8 +112,8 @@ def _is_rng(text):
     return bool(re.fullmatch(r'\d{1,10}( \d{1,10}){623,624}', text)) and max(map(int, text.split()))<2**32
 
 # %% ../../nbs/env/07_procgen.ipynb #a9758fc1
-def check_state(fields:dict) -> dict: # As `read_state` gives them
-    "Return `fields` if the engine can take them as a state of `maze`; `ValueError` names what it could not survive, and what is allowed"
+def check_state(fields:dict) -> dict:
+    "Return `fields`, as from `read_state`, if the engine can take them as a state of `maze`; `ValueError` names what it could not survive, and what is allowed"
     _check_values(fields, _ALLOWED, '')
     _check_values(_mouse(fields), _MOUSE, 'mouse ')
     for name in ('level_rng','rng','asset_rng'): require(_is_rng(fields[name]), name, fields[name][:20], 'the 624 or 625 numbers of a mersenne twister')
@@ -150,7 +150,8 @@ def put_level(fields:dict, # A state of `maze`, which is not changed
               i:int=0, # Which level
               cell:int|None=None, # The mouse's cell, size*y + x; default its start
               facing:int=0, # 0 left, 1 right
-              background:str='black') -> dict: # 'black' or 'textured'
+              background:str='black' # 'black' or 'textured'
+              ) -> dict:
     "The state with level `i` in the place of its own, at time 0. `ValueError` on a bad background, cell or facing"
     require(facing in (0,1), 'facing', facing, '0 left, 1 right')
     require(background in ('black','textured'), 'background', background, 'black, textured')
@@ -164,8 +165,8 @@ def put_level(fields:dict, # A state of `maze`, which is not changed
         'use_backgrounds':int(background=='textured'), 'center_agent':0, 'cur_time':0, 'reward':0., 'done':0, 'level_complete':0}
 
 # %% ../../nbs/env/07_procgen.ipynb #f67a3b6d
-def read_levels(states:list) -> Levels: # Each as `read_state` gives it, all of one size
-    "The levels that states of `maze` are in, with the mouse's cell as their start. `ValueError` on other games and on sizes that differ"
+def read_levels(states:list) -> Levels:
+    "The levels that states of `maze` (as from `read_state`) are in, with the mouse's cell as their start. `ValueError` on other games and on sizes that differ"
     for s in states: check_state(s)
     sizes = sorted({s['world_dim'] for s in states})
     require(len(sizes)==1, 'sizes of the levels', sizes, 'one size')

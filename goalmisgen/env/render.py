@@ -28,7 +28,8 @@ def asset_dir() -> Path:
 
 # %% ../../nbs/env/04_render.ipynb #28ead48e
 @lru_cache
-def load_picture(name:str) -> np.ndarray: # 'wall', 'mouse', or one of `TEXTURES`
+def load_picture(name:str # 'wall', 'mouse', or one of `TEXTURES`
+                 ) -> np.ndarray:
     "One of Procgen's pictures: uint8 (H, W, 4), RGBA, not writable"
     from PIL import Image
     require(name in _ASSETS or name in TEXTURES, 'picture', name, ', '.join((*_ASSETS, *TEXTURES)))

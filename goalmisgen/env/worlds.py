@@ -22,7 +22,8 @@ SUBSTITUTES = {'drawn yellow line':(255,216,0), 'drawn red line':COLOURS['red']}
 
 # %% ../../nbs/env/08_worlds.ipynb #90b2c4f8
 @lru_cache
-def picture(name:str) -> np.ndarray: # One of `PICTURES` or `SUBSTITUTES`
+def picture(name:str # One of `PICTURES` or `SUBSTITUTES`
+            ) -> np.ndarray:
     "An object that is no pure colour: uint8 (n, n, 4), RGBA, not writable. `ValueError` on an unknown name; needs the procgen package"
     from PIL import Image
     require(name in PICTURES or name in SUBSTITUTES, 'picture', name, ', '.join((*PICTURES, *SUBSTITUTES)))
@@ -89,7 +90,8 @@ def get_world(name:str, # One of `WORLDS` or `ALIASES`
     mode:str='easy', # 'easy', or 'hard': 25 by 25 cells
     objects=None, # Name or names of other objects, for `maze_pure_line` and `maze_duel`
     size:int|None=None, # Cells on a side, odd from 3 to 25, for an easy `maze_duel`
-    region:int|None=None) -> World: # Cells on a side of the square at the top right that holds the cheese of `maze_aisc`
+    region:int|None=None # Cells on a side of the square at the top right that holds the cheese of `maze_aisc`
+    ) -> World:
     "A world by its name. `ValueError` on an unknown name or mode, and on a choice that the world does not offer"
     name = ALIASES.get(name, name)
     require(name in WORLDS, 'world', name, ', '.join((*WORLDS, *ALIASES)))
@@ -110,7 +112,8 @@ def make_env(world, # A `World`, or a name for `get_world`
     start_level:int=0, # The first of them
     seed:int=0, # Of the level order
     device='cpu', # Torch device of states, rewards and frames
-    **choices) -> MazeEnv: # With a name: mode, objects, size and region, as `get_world` takes them
+    **choices # With a name: mode, objects, size and region, as `get_world` takes them
+    ) -> MazeEnv:
     "A batch of environments of this world. `ValueError` on bad arguments"
     require(not (choices and isinstance(world, World)), 'choices', choices, 'none beside a World: give them to get_world')
     if not isinstance(world, World): world = get_world(world, **choices)

@@ -25,7 +25,8 @@ def level_table(result:ExactResult):
                              p1=e.p1, p2=e.p2, timeout=e.timeout, steps=e.steps, unsure=result.unsure))
 
 # %% ../../nbs/evaluation/28_by_level.ipynb #343f7ca3
-def nearer_first(table) -> float: # `level_table`
+def nearer_first(table # `level_table`
+                 ) -> float:
     "P(the object reached is the nearer one), over the levels where one is, timeouts left out; nan if nothing is reached"
     one,two = table.distance1<table.distance2, table.distance1>table.distance2
     hit,miss = table.p1*one+table.p2*two, table.p2*one+table.p1*two

@@ -63,7 +63,8 @@ def _census(background):
 # %% ../../nbs/evaluation/20_exact.ipynb #bff7717f
 @lru_cache(maxsize=8)
 def trials(which='published', # 'published', 'census', or a range of level seeds
-           background:str='black') -> Trials: # Only textured levels differ by their background
+           background:str='black' # Only textured levels differ by their background
+           ) -> Trials:
     "The levels of an evaluation. `ValueError` if `which` is neither"
     if isinstance(which, str):
         require(which in ('published','census'), 'levels', which, "'published', 'census' or a range of seeds")
@@ -96,7 +97,8 @@ LEVELS_A_STAGE = 4096
 @lru_cache(maxsize=4)
 def stage(setting:Setting, # Which objects and background
           which='published', # 'published', 'census', or a range of level seeds
-          part:int=0) -> Stage: # Which 4,096 of the levels
+          part:int=0 # Which 4,096 of the levels
+          ) -> Stage:
     "A batch of the trials' distinct levels, ready to be looked at"
     levels = trials(which, setting.background).levels[part*LEVELS_A_STAGE:(part+1)*LEVELS_A_STAGE]
     renderer = Renderer(DUEL.size, (setting.obj1,setting.obj2), setting.background)
@@ -248,7 +250,9 @@ def bounds(p1, p2, unsure) -> tuple:
     return (p1/total, (p1+unsure)/total) if p1+p2>0 else (float('nan'), float('nan'))
 
 # %% ../../nbs/evaluation/20_exact.ipynb #8db26bfc
-def quantile(lengths, q:float) -> int: # `lengths`: probabilities of ending at step 0, 1, 2 …
+def quantile(lengths, # Probabilities of ending at step 0, 1, 2 …
+             q:float # Share of episodes
+             ) -> int:
     "The smallest t by which a share `q` of episodes has ended"
     return int(np.searchsorted(np.cumsum(lengths), q-1e-12))
 
@@ -273,7 +277,8 @@ def evaluate_exact(policy, # `Policy`, a `PolicyTable` of one, or any function f
                    setting:Setting, # What to ask
                    levels='published', # 'published', 'census', or a range of level seeds
                    horizon:int=TIMEOUT, # Steps after which an episode times out
-                   tolerance:float=1e-6) -> ExactResult: # Greatest error of a level's probabilities; 0 asks about every state
+                   tolerance:float=1e-6 # Greatest error of a level's probabilities; 0 asks about every state
+                   ) -> ExactResult:
     "Preference and capability of a policy in a setting, exact but for `tolerance`. `ValueError` on bad arguments"
     require(isinstance(tolerance, (int,float)) and 0<=tolerance<=.1, 'tolerance', tolerance, 'a number from 0 to 0.1')
     require(type(horizon) is int and horizon>=2, 'horizon', horizon, 'an integer of at least 2')

@@ -19,7 +19,8 @@ from .settings import find_settings
 # %% ../../nbs/evaluation/26_population.ipynb #4a40ec01
 def find_agents(folder, # A population, ours or a published one
                 checkpoints:bool=False, # Also the policies kept during training?
-                only=None) -> dict: # Numbers of the agents to take; default all
+                only=None # Numbers of the agents to take; default all
+                ) -> dict:
     "The finished agents of a population: name of each agent's folder to its `AgentFile`s, by number. `FileNotFoundError` if there are none"
     ours = [f for home in agents_of(folder).values() for f in agent_files(home, checkpoints)]
     found = {}
@@ -37,7 +38,8 @@ def distinct_frames(setting:Setting, levels='published') -> int:
 # %% ../../nbs/evaluation/26_population.ipynb #2bbe67bb
 def estimate(settings, # `Setting`s
              protocol='published', # `Protocol`, or levels to evaluate exactly on
-             policies:int=1) -> int: # Agents, times checkpoints
+             policies:int=1 # Agents, times checkpoints
+             ) -> int:
     "Forward passes at most: every frame of every setting, for every policy. The first setting of a background stands for the others"
     worst,levels = {}, Protocol.of(protocol).levels
     for s in settings:
@@ -73,7 +75,8 @@ def evaluate_population(folder, # Agents: `agent-*/`, or published `<date>__seed
                         only=None, # Numbers of the agents to ask; default all
                         lengths:bool=False, # Keep the agents' episode lengths beside their answers?
                         workers:int|None=None, # Processes side by side; default one per core
-                        progress:bool=True) -> Evaluation: # Announce the cost and show progress?
+                        progress:bool=True # Announce the cost and show progress?
+                        ) -> Evaluation:
     "Ask every finished agent whatever it has not been asked yet. `ValueError` or `FileNotFoundError` on bad input, before work starts"
     settings,protocol,out = find_settings(settings), Protocol.of(protocol), Path(out)
     require(len(settings), 'settings', settings, 'at least one')

@@ -54,13 +54,16 @@ def agent_number(name:str): # Folder such as '2023-02-10__09-48-21__seed_8998'
     found = re.fullmatch(r'.*seed_(\d{1,9})', name)
     return int(found[1]) if found else None
 
-def model_step(name:str) -> int: # File such as 'model_5046272.pth'
+def model_step(name:str # File such as 'model_5046272.pth'
+               ) -> int:
     "The environment steps in a model's file name, 0 if there are none"
     found = re.fullmatch(r'model_(\d{1,15})', Path(name).stem)
     return int(found[1]) if found else 0
 
 # %% ../../nbs/evaluation/25_published.ipynb #21410473
-def setting_of(name:str, background:str='black') -> Setting: # Folder such as 'red-line-yellow-gem-final-model'
+def setting_of(name:str, # Folder such as 'red-line-yellow-gem-final-model'
+               background:str='black' # Which the name does not tell
+               ) -> Setting:
     "The setting of a published folder. `ValueError` if the name is none"
     words = name.removesuffix('-final-model').replace('_','-').replace('-diag','').split('-')
     require(len(words)==4, 'folder of a setting', name, "such as 'red-line-yellow-gem-final-model'")
@@ -124,7 +127,9 @@ def read_published(folder, # `results-1000`, one run in it, or one setting of a 
     return Published(rows, broken)
 
 # %% ../../nbs/evaluation/25_published.ipynb #cfca5893
-def published_agents(folder, checkpoints:bool=False) -> list: # `checkpoints`: all models of each agent, not only the last
+def published_agents(folder,
+                     checkpoints:bool=False # All models of each agent, not only the last?
+                     ) -> list:
     "The `AgentFile`s under a folder of published agents, `…/<date>__seed_<number>/model_<steps>.pth`; links are not followed"
     found = {}
     for home,folders,files in os.walk(folder):

@@ -66,7 +66,9 @@ def schema_table():
 def to_row(result, # `ExactResult` or `SampledResult`
            population:str, agent:int, step:int, # Whose it is
            algorithm:str='unknown', run:str|None=None, # Default run: agent-<number>
-           weights:str='unknown', seed:int=0) -> Result: # Fingerprint of the weights; seed of the sampling
+           weights:str='unknown', # Fingerprint of the weights
+           seed:int=0 # Of the sampling
+           ) -> Result:
     "The row of an evaluation"
     s,exact = result.setting, isinstance(result, ExactResult)
     unsure = float(result.trials.weights @ result.unsure) if exact else 0.
@@ -222,7 +224,8 @@ def _from_manifest(folder):
 
 # %% ../../nbs/evaluation/22_results.ipynb #996ca5da
 def agent_files(path, # Folder of a finished agent, or a file of weights
-                checkpoints:bool=False) -> list: # Also those kept during training?
+                checkpoints:bool=False # Also those kept during training?
+                ) -> list:
     "The `AgentFile`s of one agent, in order of training. `FileNotFoundError` or `ValueError` if there is none"
     path = Path(path)
     if path.is_file(): return [AgentFile(path, path.stem)]
@@ -268,7 +271,8 @@ def evaluate_agent(folder, # The agent's folder, a file of weights, or a list of
                    report=lambda done: None, # Called with the number of answers that are there
                    stop=lambda: False, # Asked after each answer; True returns
                    checkpoints:bool=False, # Ask checkpoints of the training too?
-                   lengths:bool=False) -> bool: # Keep the episode lengths in a companion file?
+                   lengths:bool=False # Keep the episode lengths in a companion file?
+                   ) -> bool:
     "Evaluation of one agent in every setting that `out` does not have yet; True when complete"
     protocol,have = Protocol.of(protocol), Answers(out, lengths)
     files = folder if isinstance(folder, list) else agent_files(folder, checkpoints)

@@ -74,7 +74,8 @@ def evaluate_sampled(policy, # `Policy`, a `PolicyTable` of one, or a function f
                      levels='published', # 'published', or a range of level seeds
                      episodes:int=1, # Episodes per level
                      seed:int=42, # Of the action sampling
-                     greedy:bool=False) -> SampledResult: # Take the most probable action instead of sampling
+                     greedy:bool=False # Take the most probable action instead of sampling
+                     ) -> SampledResult:
     "Play the paper's protocol. `ValueError` on bad arguments"
     require(type(episodes) is int and episodes>=1, 'episodes', episodes, 'an integer of at least 1')
     require(levels!='census', 'levels', levels, "'published' or a range of seeds; the census is for exact evaluation")

@@ -62,7 +62,8 @@ DATASET_512 = PAPER['white-line-black'].settings # The eleven settings of the 51
 
 # %% ../../nbs/evaluation/24_settings.ipynb #4396e1f1
 def find_settings(names, # Names of populations in `PAPER`, phrases such as 'red line vs yellow gem on black', or `Setting`s; one or a list
-                  background:str='black') -> tuple: # Of phrases that do not name one
+                  background:str='black' # Of phrases that do not name one
+                  ) -> tuple:
     "The settings that are meant, each once, in order. `ValueError` on what is neither"
     out = []
     for n in [names] if isinstance(names, (str,Setting)) else names:

@@ -78,7 +78,8 @@ def play_episode(policy, # `Policy`, or a function from frames to action probabi
                  seed=0, # Of the action sampling: an int, or a `torch.Generator` to go on with
                  greedy:bool=False, # Take the most probable action instead
                  max_steps:int=TIMEOUT, # Cut the episode short after so many
-                 begin=None) -> Episode: # (cell, facing) instead of the level's start: size*y + x, and 0 left or 1 right
+                 begin=None # (cell, facing) instead of the level's start: size*y + x, and 0 left or 1 right
+                 ) -> Episode:
     "Play one episode on the first of `levels`. `ValueError` on bad arguments, or if the policy answers with no probabilities"
     require(type(max_steps) is int and 1<=max_steps<=TIMEOUT, 'max_steps', max_steps, f'an integer from 1 to {TIMEOUT}')
     level = levels[0]
@@ -108,7 +109,8 @@ def play_together(policies, # One or more
                   seed:int=0, # Of the action sampling, the same for each
                   greedy:bool=False, # Take the most probable action instead
                   frames:int=100, # Stop after so many frames in all
-                  begin=None) -> list: # As `play_episode` takes it, on every level
+                  begin=None # As `play_episode` takes it, on every level
+                  ) -> list:
     "For each level a list with an `Episode` of each policy. The last may be cut short"
     require(type(frames) is int and frames>=2, 'frames', frames, 'an integer of at least 2')
     streams,out,left = [torch.Generator().manual_seed(seed) for _ in policies], [], frames
