@@ -4,20 +4,23 @@
 
 The plain side is what published code does: frames are drawn at every step and kept, the network looks at each of them, in
 float32 and NCHW, one minibatch of 8,192 in chunks of 256. The other side is `goalmisgen.agents.ppo`, in windows and, as
-`in_full`, without them. All sides use one
-thread, the same untrained policy (early) and the same trained one (late, and the policies kept along the way where the agent's
-folder has them). A whole iteration of the plain loop takes a quarter of an hour, so it is measured on `--steps` of its
-256 steps and on `--minibatches` of its 24 minibatches, and multiplied; ours is measured on a whole rollout and as many of
-the same minibatches. The two take turns, so that other work on the machine slows both.
+`in_full`, without them. Each side has a process of its own with one thread: ours in the environment that
+`goalmisgen.agents.population` gives to its workers, which asks the C library for large memory pages, the plain one in that of
+any program; `plain_paged` is the plain one with large pages too. All use the same untrained policy (early) and the same trained one (late, and the policies
+kept along the way where the agent's folder has them). A whole iteration of the plain loop takes a quarter of an hour, so it
+is measured on `--steps` of its 256 steps and on `--minibatches` of its 24 minibatches, and multiplied; ours is measured on a
+whole rollout and as many of the same minibatches. The processes take turns, so that other work on the machine slows all.
 """
 import argparse
 import os
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
 
-os.environ.setdefault('OMP_NUM_THREADS', '1')
+os.environ['OMP_NUM_THREADS'] = '1'
 import torch
 
 torch.set_num_threads(1)
@@ -26,68 +29,107 @@ from goalmisgen.agents.ppo import PPO, PPOConfig, ppo_loss
 from goalmisgen.agents.training import Seeds, metrics_csv
 from goalmisgen.core import write_atomic
 
+LARGE_PAGES = dict(GLIBC_TUNABLES='glibc.malloc.hugetlb=1')  # as `agents.population` sets it for its workers
+AT = {}  # What a process keeps between two calls
 
-def plain_play(policy, env, steps):
-    "CPU-seconds per step of a rollout that looks at every frame"
+
+def process(**environment):
+    "A process of one's own, kept; its environment is read when it starts"
+    old = {k: os.environ.pop(k, None) for k in ('GLIBC_TUNABLES',)}
+    os.environ.update(environment)
+    pool = ProcessPoolExecutor(1, get_context('spawn'))
+    pool.submit(int).result()
+    for k in environment: os.environ.pop(k)
+    os.environ.update({k: v for k,v in old.items() if v is not None})
+    return lambda f, *args: pool.submit(f, *args).result()
+
+
+def timed(f):
+    "CPU-seconds of a call, and what it returns"
     t = time.process_time()
-    for _ in range(steps):
-        frames = env.frames().clone()
-        with torch.no_grad(): logits,_ = policy(frames)
-        env.step(torch.multinomial(logits.softmax(1), 1)[:,0])
-    return (time.process_time()-t)/steps
+    found = f()
+    return time.process_time()-t, found
 
 
-def plain_minibatch(policy, optimiser, learner, batch):
-    "CPU-seconds of a gradient step that looks at every frame"
-    frames = learner.env.draw(batch.ids) # kept since the rollout
-    t = time.process_time()
-    optimiser.zero_grad()
-    for i in torch.arange(len(batch)).split(256):
-        loss,_ = ppo_loss(*policy(frames[i]), batch[i], learner.config)
-        (loss.sum()/len(batch)).backward()
-    torch.nn.utils.clip_grad_norm_(policy.parameters(), .5)
-    optimiser.step()
-    return time.process_time()-t
-
-
-def our_minibatch(learner, batch):
-    "CPU-seconds of the same gradient step over distinct frames, and how many there were"
-    t = time.process_time()
-    learner.optimiser.zero_grad(set_to_none=True)
-    _,frames = learner.gradient(batch)
-    torch.nn.utils.clip_grad_norm_(learner.policy.parameters(), .5)
-    learner.optimiser.step()
-    return time.process_time()-t, frames
-
-
-def measure(weights, config, steps, minibatches):
-    "One row: both sides with one policy"
+def enter(weights, config, plain):
+    "Have a policy in this process, which training steps do not change"
     learner = PPO(config, Seeds(0))
     if weights: learner.policy.load_state_dict(load_policy(weights).state_dict())
-    plain = PPO(config, Seeds(0)).policy.to(memory_format=torch.contiguous_format)
-    plain.load_state_dict(learner.policy.state_dict())
-    optimiser = torch.optim.Adam(plain.parameters(), lr=1e-6, eps=1e-5)
-    for g in learner.optimiser.param_groups: g['lr'] = 1e-6 # the policy stays what it is
+    if plain: learner.policy.to(memory_format=torch.contiguous_format)
+    optimiser = torch.optim.Adam(learner.policy.parameters(), lr=1e-6, eps=1e-5)
+    AT.update(learner=learner, optimiser=optimiser)
+
+
+def step(gradient):
+    "CPU-seconds of a gradient step, and what `gradient` returns"
+    def whole():
+        AT['optimiser'].zero_grad(set_to_none=True)
+        found = gradient()
+        torch.nn.utils.clip_grad_norm_(AT['learner'].policy.parameters(), .5)
+        AT['optimiser'].step()
+        return found
+    return timed(whole)
+
+
+def plain_play(steps):
+    "CPU-seconds per step of a rollout that looks at every frame"
+    learner = AT['learner']
+    def play():
+        for _ in range(steps):
+            frames = learner.env.frames().clone()
+            with torch.no_grad(): logits,_ = learner.policy(frames)
+            learner.env.step(torch.multinomial(logits.softmax(1), 1)[:,0])
+    return timed(play)[0]/steps
+
+
+def plain_minibatch(batch):
+    "CPU-seconds of a gradient step that looks at every frame"
+    learner = AT['learner']
+    frames = learner.env.draw(batch.ids) # kept since the rollout
+    def gradient():
+        for i in torch.arange(len(batch)).split(256):
+            loss,_ = ppo_loss(*learner.policy(frames[i]), batch[i], learner.config)
+            (loss.sum()/len(batch)).backward()
+    return step(gradient)[0]
+
+
+def our_play(minibatches):
+    "CPU-seconds of a rollout, mean length of the episodes it ended, and some minibatches of it"
+    learner = AT['learner']
     for _ in range(2): learner.play(learner.env) # environments reach the middle of their episodes
-    t = time.process_time()
-    r = learner.play(learner.env)
-    batch = learner.batch(r)
-    play = time.process_time()-t
-    ours,full,theirs,distinct = [], [], [], []
-    in_full = replace(config, windows=False)
-    plain_step = plain_play(plain, learner.env, steps)
-    for i in torch.randperm(len(batch), generator=torch.Generator().manual_seed(0)).split(len(batch)//config.minibatches)[:minibatches]:
-        theirs.append(plain_minibatch(plain, optimiser, learner, batch[i]))
-        for how,times in ((config,ours),(in_full,full)):
-            learner.config = how
-            s,frames = our_minibatch(learner, batch[i])
-            times.append(s)
-        distinct.append(frames/len(i))
-    n = config.epochs*config.minibatches
-    mean = lambda a: sum(a)/len(a)
-    return dict(episode_length=float(r.lengths[r.dones].float().mean()), distinct=mean(distinct), ours_rollout_s=play, ours_minibatch_s=mean(ours),
-                in_full_minibatch_s=mean(full), ours_iteration_s=play+n*mean(ours), in_full_iteration_s=play+n*mean(full),
-                plain_step_s=plain_step, plain_minibatch_s=mean(theirs), plain_iteration_s=config.rollout*plain_step+n*mean(theirs))
+    def play():
+        r = learner.play(learner.env)
+        return r, learner.batch(r)
+    seconds,(r,batch) = timed(play)
+    some = torch.randperm(len(batch), generator=torch.Generator().manual_seed(0)).split(len(batch)//learner.config.minibatches)
+    return seconds, float(r.lengths[r.dones].float().mean()), [batch[i] for i in some[:minibatches]]
+
+
+def our_minibatch(batch, windows):
+    "CPU-seconds of the same gradient step over distinct frames, and how many there were"
+    learner = AT['learner']
+    learner.config = replace(learner.config, windows=windows)
+    seconds,(_,frames) = step(lambda: learner.gradient(batch))
+    return seconds, frames
+
+
+def measure(sides, weights, config, steps, minibatches):
+    "One row: all sides with one policy"
+    ours,plain,paged = sides
+    for side in sides: side(enter, weights, config, side is not ours)
+    play,length,batches = ours(our_play, minibatches)
+    step_s = {name: side(plain_play, steps) for name,side in (('plain',plain),('plain_paged',paged))}
+    did = dict(ours=[], in_full=[], plain=[], plain_paged=[])
+    for batch in batches:
+        did['plain'].append(plain(plain_minibatch, batch))
+        for name,windows in (('ours',True),('in_full',False)):
+            s,frames = ours(our_minibatch, batch, windows)
+            did[name].append(s)
+        did['plain_paged'].append(paged(plain_minibatch, batch))
+    n,mean = config.epochs*config.minibatches, {k: sum(v)/len(v) for k,v in did.items()}
+    rollout = {k: config.rollout*step_s[k] if k in step_s else play for k in did}
+    return dict(episode_length=length, distinct=frames/len(batch), ours_rollout_s=play, **{f'{k}_step_s': v for k,v in step_s.items()},
+                **{f'{k}_minibatch_s': v for k,v in mean.items()}, **{f'{k}_iteration_s': rollout[k]+n*v for k,v in mean.items()})
 
 
 def main():
@@ -102,8 +144,9 @@ def main():
         args.agent = example_dir('ppo-0')
     config,rows = PPOConfig(), []
     stages = [(0, None)] + sorted((int(p.stem[5:]), p) for p in args.agent.glob('step-*.safetensors') if p.stem!='step-0')
-    for step,weights in [*stages, (5_046_272, args.agent)]:
-        row = dict(env_steps=step, **measure(weights, config, args.steps, args.minibatches))
+    sides = process(**LARGE_PAGES), process(), process(**LARGE_PAGES)
+    for env_steps,weights in [*stages, (5_046_272, args.agent)]:
+        row = dict(env_steps=env_steps, **measure(sides, weights, config, args.steps, args.minibatches))
         n = config.num_envs*config.rollout
         row |= dict(ours_steps_per_cpu_s=n/row['ours_iteration_s'], plain_steps_per_cpu_s=n/row['plain_iteration_s'])
         row['ratio'] = row['ours_steps_per_cpu_s']/row['plain_steps_per_cpu_s']
@@ -111,9 +154,10 @@ def main():
         print({k: round(v,3) for k,v in row.items()}, flush=True)
     # a whole run: seconds per iteration between two measured policies are taken to change linearly
     total = lambda k: sum((b['env_steps']-a['env_steps'])/n*(a[k]+b[k])/2 for a,b in zip(rows,rows[1:]))
-    ours,full,plain = (total(f'{side}_iteration_s') for side in ('ours','in_full','plain'))
-    print(f'whole run: ours {ours/60:.0f} CPU-minutes, in full {full/60:.0f}, plain {plain/3600:.1f} CPU-hours')
-    print(f'ratio {plain/ours:.1f}, in full {plain/full:.1f}')
+    seconds = {side: total(f'{side}_iteration_s') for side in ('ours','in_full','plain','plain_paged')}
+    print('whole run:', ', '.join(f'{k} {v/60:.0f} CPU-minutes' for k,v in seconds.items()))
+    print(f"ratio {seconds['plain']/seconds['ours']:.1f}; ours in full {seconds['plain']/seconds['in_full']:.1f}; "
+          f"to the plain loop with large pages {seconds['plain_paged']/seconds['ours']:.1f}")
     write_atomic(args.out, metrics_csv([{k: v if isinstance(v,int) else round(v,4) for k,v in r.items()} for r in rows]))
 
 
