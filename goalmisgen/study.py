@@ -48,11 +48,11 @@ class Study:
         "The settings, on the background that the agents know"
         return tuple(Setting(a, b, self.config.background) for a,b in self.questions)
 
-# %% ../nbs/40_study.ipynb #3a415ab8
+# %% ../nbs/40_study.ipynb #3dd65026
 STUDIES = {s.name: s for s in (
     Study('quick'),
     Study('hundred', seeds=tuple(range(100)), questions=Study.questions + (('green line','red line'), ('yellow gem','red line'))),
-    Study('textured', ExactPPOConfig(background='textured'), seeds=tuple(range(30)), questions=_LINES),
+    Study('textured', ExactPPOConfig(background='textured', updates=480), seeds=tuple(range(30)), questions=_LINES), # twice as long, as in the paper
     Study('white', ExactPPOConfig(goal='white line'), seeds=tuple(range(100)), questions=tuple((s.obj1, s.obj2) for s in DATASET_512)),
     Study('ppo', PPOConfig(), seeds=(0,1)))}
 
