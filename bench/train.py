@@ -9,7 +9,8 @@ float32 and NCHW, one minibatch of 8,192 in chunks of 256. The other side is `go
 any program; `plain_paged` is the plain one with large pages too. All use the same untrained policy (early) and the same trained one (late, and the policies
 kept along the way where the agent's folder has them). A whole iteration of the plain loop takes a quarter of an hour, so it
 is measured on `--steps` of its 256 steps and on `--minibatches` of its 24 minibatches, and multiplied; ours is measured on a
-whole rollout and as many of the same minibatches. The processes take turns, so that other work on the machine slows all.
+whole rollout and as many of the same minibatches. A process is warm when the clock starts: it has done a small gradient step
+before, since what is prepared once serves 1,848 of them. The processes take turns, so that other work on the machine slows all.
 """
 import argparse
 import os
@@ -86,11 +87,12 @@ def plain_minibatch(batch):
     "CPU-seconds of a gradient step that looks at every frame"
     learner = AT['learner']
     frames = learner.env.draw(batch.ids) # kept since the rollout
-    def gradient():
-        for i in torch.arange(len(batch)).split(256):
+    def gradient(n):
+        for i in torch.arange(n).split(256):
             loss,_ = ppo_loss(*learner.policy(frames[i]), batch[i], learner.config)
             (loss.sum()/len(batch)).backward()
-    return step(gradient)[0]
+    step(lambda: gradient(512)) # warm
+    return step(lambda: gradient(len(batch)))[0]
 
 
 def our_play(minibatches):
@@ -109,6 +111,7 @@ def our_minibatch(batch, windows):
     "CPU-seconds of the same gradient step over distinct frames, and how many there were"
     learner = AT['learner']
     learner.config = replace(learner.config, windows=windows)
+    step(lambda: learner.gradient(batch[:2048])) # warm
     seconds,(_,frames) = step(lambda: learner.gradient(batch))
     return seconds, frames
 
