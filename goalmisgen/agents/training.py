@@ -6,9 +6,8 @@
 __all__ = ['PRECISIONS', 'MOST_LEVELS', 'TRAINERS', 'TRACKERS', 'Seeds', 'resolve_precision', 'training_levels', 'examine',
            'Learner', 'learner_for', 'metrics_csv', 'train_agent', 'tracker']
 
-# %% ../../nbs/agents/12_training.ipynb #a03724f0
+# %% ../../nbs/agents/12_training.ipynb #266d8106
 import csv, io, torch
-from copy import deepcopy
 from dataclasses import dataclass
 from fastcore.basics import patch
 from pathlib import Path
@@ -64,16 +63,16 @@ def training_levels(size:int=5, background='black', num_levels:int=0):
     tile = c.levels[torch.arange(n).repeat(9).numpy()]
     return Levels(tile.grid, back, tile.start, tile.seeds), torch.tensor(c.prob).repeat(9)/9
 
-# %% ../../nbs/agents/12_training.ipynb #27dbe559
+# %% ../../nbs/agents/12_training.ipynb #9f0af859
 def examine(policy, goal='yellow line', background='black', size:int=5, num_levels:int=0):
     "Exact mean episode length, success and timeout probability of a policy over its training levels; None where they cannot be listed"
     if size>5 and not 0<num_levels<=MOST_LEVELS: return None
     levels,prob = training_levels(size, background, num_levels)
-    t,p,renderer = StateTable(levels), prob.numpy(), Renderer(size, goal, background)
-    scenes,near = renderer.scenes(levels), deepcopy(policy).cpu().float()
-    draw = lambda i: renderer.frames(scenes, t.level[i], t.cell[i], t.facing[i])
-    logits,_ = answer(near, Layout(renderer, levels, scenes), t.level, t.cell, draw)
-    e = endings(t, move_probs(logits.softmax(1)), prob)
+    t,p,renderer,device = StateTable(levels), prob.numpy(), Renderer(size, goal, background), policy.fc_value.weight.device
+    scenes = renderer.scenes(levels)
+    layout = Layout(renderer, levels, scenes) if device.type=='cpu' else None
+    logits,_ = answer(policy, layout, t.level, t.cell, lambda i: renderer.frames(scenes, t.level[i], t.cell[i], t.facing[i]).to(device))
+    e = endings(t, move_probs(logits.softmax(1).cpu()), prob)
     return dict(episode_length=float(p@e.steps), success=float(p@e.p1), timeout=float(p@e.timeout))
 
 # %% ../../nbs/agents/12_training.ipynb #4a82d801
