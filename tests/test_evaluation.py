@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from goalmisgen.agents.impala import Policy, load_policy, save_policy
+from goalmisgen.agents.impala import Policy, action_probs, load_policy, save_policy
 from goalmisgen.env.chain import move_probs, shortest_path_moves
 from goalmisgen.env.levels import OBJ1, OBJ2, distances
 from goalmisgen.env.maze import ACTION_MOVES, TIMEOUT
@@ -49,6 +49,35 @@ def opinionated(seed, gain=150):
 
 POLICIES = dict(uniform=uniform, left=left, calm=capricious(0, .3), wild=capricious(1, 3), stubborn=capricious(2, 30),
                 network=opinionated(0))
+
+
+# Windows
+
+@pytest.mark.parametrize('setting', ['red line vs yellow gem', 'blue line vs black gem', 'white gem vs green line on textured'])
+def test_a_network_in_windows_says_what_it_says_to_whole_frames(setting):
+    "The function shows the same network whole frames, since nobody can look into a function"
+    setting,network = Setting.parse(setting), opinionated(1, 600)
+    a, b = PolicyTable(network), PolicyTable(lambda frames: action_probs(network, frames))
+    windows, whole = (evaluate_exact(t, setting, FEW) for t in (a, b))
+    st = stage(setting, FEW)
+    keys = a.keys(st)
+    both = (a.row[keys] >= 0) & (b.row[b.keys(st)] >= 0)
+    assert both.sum() > 300 and a.probs[a.row[keys[both]]].std(0).max() > .1
+    np.testing.assert_allclose(a.probs[a.row[keys[both]]], b.probs[b.row[b.keys(st)[both]]], atol=1e-5)
+    np.testing.assert_allclose(windows.endings.p1, whole.endings.p1, atol=1e-4)
+    assert abs(windows.forwards-whole.forwards) < .05*whole.forwards
+    seen = a.look(st, keys, torch.arange(len(st.table)))  # whole frames too, where they were not asked about
+    np.testing.assert_allclose(seen, action_probs(network, st.frames(torch.arange(len(st.table)))), atol=1e-5)
+
+
+def test_a_hook_in_the_network_counts():
+    "Somebody blanks an activation and asks what that does: no window may go past it"
+    network = opinionated(1)
+    before = evaluate_exact(network, PAIR, FEW).endings.p1
+    network.embedder.block1.res2.register_forward_hook(lambda module, x, out: torch.zeros_like(out))
+    got, want = (evaluate_exact(p, PAIR, FEW).endings.p1 for p in (network, lambda frames: action_probs(network, frames)))
+    np.testing.assert_allclose(got, want, atol=1e-4)
+    assert abs(got-before).max() > .05
 
 
 # The certificate

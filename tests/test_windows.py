@@ -65,11 +65,9 @@ def test_answers_and_gradients_are_the_networks_own(world):
     gradient(policy, plain, weigh).backward()
     want = [p.grad.clone() for p in policy.parameters()]
     policy.zero_grad()
-    look = Look(policy, layout, level, cell)
-    assert sorted(look.order.tolist())==list(range(len(frames)))
-    for k in range(0, len(frames), CHUNK):
-        i = look.order[k:k+CHUNK]
-        said = look(frames[i], k)
+    look = Look(policy, layout, level.unique())
+    for i in torch.arange(len(frames)).split(CHUNK):
+        said = look(frames[i], level[i], cell[i])
         for a,b in zip(said, plain): assert torch.allclose(a, b[i], rtol=0, atol=1e-11)
         gradient(policy, said, weigh[i]).backward()
     look.backward()
@@ -83,14 +81,14 @@ def test_a_map_that_a_window_needs_is_needed(world):
     _,layout,level,cell,frames = world
     if len(level.unique())==1: pytest.skip('one level cannot be taken for another')
     policy = lively(3)
-    look = Look(policy, layout, level, cell)
-    right = look(frames[look.order[:CHUNK]])[0]
-    gradient(policy, look(frames[look.order[:CHUNK]]), torch.ones(15)).backward()
+    look = Look(policy, layout, level.unique())
+    right = look(frames, level, cell)[0]
+    gradient(policy, look(frames, level, cell), torch.ones(15)).backward()
     before = policy.embedder.block1.conv.weight.grad.clone()
     look.backward()
     assert (policy.embedder.block1.conv.weight.grad-before).norm()>1e-3*before.norm()
-    look.row = look.row.roll(1)
-    assert not torch.allclose(look(frames[look.order[:CHUNK]])[0], right, rtol=0, atol=1e-6)
+    look.place = look.place.roll(1)
+    assert not torch.allclose(look(frames, level, cell)[0], right, rtol=0, atol=1e-6)
 
 
 def test_places_hold_whatever_a_pixel_can_reach():
@@ -126,3 +124,19 @@ def test_exact_ppo_sees_the_same_either_way():
     seen = learner.survey(states)
     learner.layout = None
     assert torch.allclose(seen, learner.survey(states), rtol=0, atol=1e-12) and len(seen)>200
+
+
+def test_a_changed_network_is_looked_at_as_it_is(world):
+    "Windows have their own way through the first half: what somebody hooks in there, exchanges or overrides must count"
+    _,layout,level,cell,frames = world
+    draw = lambda i: frames[i]
+    def hooked(p): p.embedder.block1.res1.register_forward_hook(lambda m,x,out: out*.5)
+    def hooked_before(p): p.embedder.block2.conv.register_forward_pre_hook(lambda m,x: (x[0]*.5,))
+    def exchanged(p): p.embedder.block1.res2 = torch.nn.Identity()
+    def overridden(p): p.embedder.block1.pool.forward = lambda x: torch.nn.functional.avg_pool2d(x, 3, 2, 1)
+    for change in (hooked, hooked_before, exchanged, overridden):
+        policy = lively(3)
+        before = answer(policy, layout, level, cell, draw)[0]
+        change(policy)
+        after = answer(policy, layout, level, cell, draw)[0]
+        assert torch.allclose(after, policy(frames)[0], rtol=0, atol=1e-11) and not torch.allclose(after, before, rtol=0, atol=1e-3), change

@@ -6,14 +6,14 @@
 __all__ = ['ALGORITHM', 'ALL', 'FRAMES_A_LEVEL', 'PPOConfig', 'RewardScale', 'PPO', 'Memo', 'Rollout', 'advantages', 'Batch',
            'ppo_loss']
 
-# %% ../../nbs/agents/13_ppo.ipynb #f74ee6cc
+# %% ../../nbs/agents/13_ppo.ipynb #0cffd1aa
 import math, torch
 from dataclasses import dataclass
 from fastcore.basics import patch
 from pathlib import Path
 from .impala import save_weights
 from .training import PRECISIONS, Learner, Seeds
-from .windows import Layout, Look, chunk_size
+from .windows import Layout, Look, as_built, chunk_size
 from ..core import require
 from ..env.levels import MazeSpec
 from ..env.maze import MazeEnv
@@ -216,31 +216,33 @@ def ppo_loss(logits, value, b:Batch, c:PPOConfig):
     parts = dict(policy_loss=policy, value_loss=critic, entropy=entropy, approx_kl=ratio-1-log_ratio, clip_fraction=((ratio-1).abs()>c.clip).to(ratio.dtype))
     return policy + c.value_coef*critic - c.entropy*entropy, {k: v.detach() for k,v in parts.items()}
 
-# %% ../../nbs/agents/13_ppo.ipynb #af3fae42
+# %% ../../nbs/agents/13_ppo.ipynb #869959d4
 FRAMES_A_LEVEL = 3 # Distinct frames per level in a minibatch from which on windows are less work
 
 @patch
 def look(self:PPO, ids):
-    "A way to look at these frames in windows, or None where that does not pay"
+    "A `Look` at the levels of these frames, or None where windows do not pay"
     env,t = self.env, self.env.table
-    if not self.config.windows or self.device.type!='cpu' or env.num_ids is None: return None
-    level = t.level[ids]
-    if len(ids)<FRAMES_A_LEVEL*len(level.unique()): return None
+    if not self.config.windows or env.num_ids is None or not as_built(self.policy): return None
+    levels = t.level[ids].unique()
+    if len(ids)<FRAMES_A_LEVEL*len(levels): return None
     if not hasattr(self, 'layout'): self.layout = Layout(env.renderer, t.levels, env.scenes)
-    with self.autocast(): return Look(self.policy, self.layout, level, t.cell[ids])
+    with self.autocast(): return Look(self.policy, self.layout, levels)
 
-# %% ../../nbs/agents/13_ppo.ipynb #11133c9e
+# %% ../../nbs/agents/13_ppo.ipynb #f1df766d
 @patch
 def gradient(self:PPO, batch:Batch, dedup:bool=True):
     "Add the gradient of the mean loss of `batch` to the parameters' `.grad`; returns the loss's parts and the frames looked at"
     ids,row = batch.ids.unique(return_inverse=True) if dedup else (batch.ids, torch.arange(len(batch), device=self.device))
-    look = self.look(ids) if dedup else None
-    if look: ids,row = ids[look.order], look.order.argsort()[row]
+    look,t = self.look(ids) if dedup else None, self.env.table
+    if look:
+        by_cell = t.cell[ids].argsort(stable=True)
+        ids,row = ids[by_cell], by_cell.argsort()[row]
     order,chunk,parts = row.argsort(stable=True), chunk_size(self.device), []
     ends = torch.bincount(row, minlength=len(ids)).cumsum(0)[chunk-1::chunk].tolist()
-    for k,(seen,steps) in enumerate(zip(ids.split(chunk), order.tensor_split(ends))):
+    for seen,steps in zip(ids.split(chunk), order.tensor_split(ends)):
         frames = self.env.draw(seen)
-        with self.autocast(): logits,value = look(frames, k*chunk) if look else self.policy(frames)
+        with self.autocast(): logits,value = look(frames, t.level[seen], t.cell[seen]) if look else self.policy(frames)
         answer = row[steps]%chunk
         loss,part = ppo_loss(logits[answer], value[answer], batch[steps], self.config)
         (loss.sum()/len(batch)).backward()

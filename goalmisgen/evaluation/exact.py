@@ -6,12 +6,13 @@
 __all__ = ['PUBLISHED_SEEDS', 'LEVELS_A_STAGE', 'BLOCK', 'LEAST', 'Setting', 'Trials', 'trials', 'Stage', 'stage', 'PolicyTable',
            'reach_bound', 'explore', 'ExactResult', 'preference', 'bounds', 'quantile', 'evaluate_exact']
 
-# %% ../../nbs/evaluation/20_exact.ipynb #5c5ce467
+# %% ../../nbs/evaluation/20_exact.ipynb #397701da
 import hashlib, numpy as np, re, torch
 from dataclasses import dataclass, replace
 from fastcore.basics import patch
-from functools import lru_cache
-from ..agents.impala import action_probs
+from functools import cache, lru_cache, partial
+from ..agents.impala import Policy, action_probs
+from ..agents.windows import Layout, Look, as_built
 from ..core import require
 from ..env.chain import Endings, endings, move_probs
 from ..env.levels import DUEL, Levels, census, generate
@@ -91,13 +92,13 @@ class Stage:
         t = self.table
         return self.renderer.frames(self.scenes, t.level[states], t.cell[states], t.facing[states])
 
-# %% ../../nbs/evaluation/20_exact.ipynb #b9beeeb2
-LEVELS_A_STAGE = 4096
+# %% ../../nbs/evaluation/20_exact.ipynb #83c21004
+LEVELS_A_STAGE = 1024
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=16)
 def stage(setting:Setting, # Which objects and background
           which='published', # 'published', 'census', or a range of level seeds
-          part:int=0 # Which 4,096 of the levels
+          part:int=0 # Which 1,024 of the levels
           ) -> Stage:
     "A batch of the trials' distinct levels, ready to be looked at"
     levels = trials(which, setting.background).levels[part*LEVELS_A_STAGE:(part+1)*LEVELS_A_STAGE]
@@ -122,31 +123,50 @@ class PolicyTable:
         self.row = torch.cat([self.row, torch.full((len(self._scene_row)*places-len(self.row),), -1)])
         return scene[t.level]*places + 2*t.cell + t.facing
 
-# %% ../../nbs/evaluation/20_exact.ipynb #8a8aa200
+# %% ../../nbs/evaluation/20_exact.ipynb #b6464d7b
 BLOCK,LEAST = 64,16 # Frames that the network looks at together, at most and at least
 
 @patch
-def _ask(self:PolicyTable, frames):
-    "Action probabilities float32 (B, 15) of one block of frames; `ValueError` if the policy gives anything else"
-    n = len(frames)
-    if isinstance(self.policy, torch.nn.Module):
-        out = action_probs(self.policy, torch.cat([frames, frames[:1].expand(max(0,LEAST-n),-1,-1,-1)]))[:n]
-    else: out = torch.as_tensor(self.policy(frames))
-    require(tuple(out.shape)==(n,15), 'shape of action probabilities', tuple(out.shape), (n,15))
-    return out.cpu().float()
+def _ask(self:PolicyTable, see, states):
+    "Action probabilities float32 (B, 15) in one block of states; `ValueError` if the policy gives anything else"
+    n = len(states)
+    if isinstance(self.policy, torch.nn.Module): states = torch.cat([states, states[-1:].expand(max(0,LEAST-n))])
+    out = torch.as_tensor(see(states))
+    require(tuple(out.shape)==(len(states),15), 'shape of action probabilities', tuple(out.shape), (len(states),15))
+    return out[:n].cpu().float()
 
-# %% ../../nbs/evaluation/20_exact.ipynb #16510317
+# %% ../../nbs/evaluation/20_exact.ipynb #8cb7b14a
+@patch
+def whole(self:PolicyTable, stage:Stage):
+    "A way to look at a stage: function from states int64 (B,) to action probabilities (B, 15), frame by frame"
+    ask = partial(action_probs, self.policy) if isinstance(self.policy, torch.nn.Module) else self.policy
+    return lambda states: ask(stage.frames(states))
+
+@patch
+def windows(self:PolicyTable, stage:Stage):
+    "The same where what frames share is seen once, now; `whole` if the policy is not a network as it was built, on a CPU"
+    if not isinstance(self.policy, Policy) or not as_built(self.policy): return self.whole(stage)
+    t,first = stage.table, {}
+    alike = torch.tensor([first.setdefault(d, i) for i,d in enumerate(stage.digests)]) # the first level that looks the same
+    exactly = lambda f: torch.no_grad()(torch.autocast('cpu', enabled=False)(f))
+    look = exactly(Look)(self.policy, Layout(stage.renderer, t.levels, stage.scenes), alike.unique())
+    return exactly(lambda states: look(stage.frames(states), alike[t.level[states]], t.cell[states])[0].softmax(1))
+
+# %% ../../nbs/evaluation/20_exact.ipynb #3fcd74af
 @patch
 def look(self:PolicyTable,
     stage:Stage, # Where
     keys, # int64 (S,): what `keys(stage)` gave
-    states): # int64 (B,): which of its states
+    states, # int64 (B,): which of its states
+    way=None): # Function of no arguments that gives the way to look, called only if there is something new; None for `whole`
     "Action probabilities float32 (B, 15), asking the policy about frames it was not shown before"
     new = states[self.row[keys[states]]<0]
-    key,first = np.unique(keys[new].numpy(), return_index=True)
-    if len(key):
-        answers = [self._ask(stage.frames(s)) for s in new[torch.as_tensor(first)].split(BLOCK)]
-        self.row[torch.as_tensor(key)] = torch.arange(len(self), len(self)+len(key))
+    _,first = np.unique(keys[new].numpy(), return_index=True)
+    if len(first):
+        new,see = new[torch.as_tensor(first)], way() if way else self.whole(stage)
+        new = new[stage.table.cell[new].argsort(stable=True)]
+        answers = [self._ask(see, s) for s in new.split(BLOCK)]
+        self.row[keys[new]] = torch.arange(len(self), len(self)+len(new))
         self.probs = torch.cat([self.probs, *answers])
     return self.probs[self.row[keys[states]]]
 
@@ -188,7 +208,7 @@ def _worth_asking(table, moves, known, levels, tolerance, horizon):
     code = table.level*K + 2*table.cell + table.facing
     return torch.isin(code, level*K+place).nonzero()[:,0], torch.cat(open_)
 
-# %% ../../nbs/evaluation/20_exact.ipynb #bc19a6c1
+# %% ../../nbs/evaluation/20_exact.ipynb #70023c73
 def explore(asked:PolicyTable, # Of the policy
             stage:Stage, # Where
             tolerance:float=1e-6, # Greatest probability, in any level, of getting to a state that was not asked about; 0 asks about all
@@ -198,8 +218,9 @@ def explore(asked:PolicyTable, # Of the policy
     want,levels = table.start if tolerance else torch.arange(len(table)), torch.arange(len(table.levels))
     shown = torch.zeros(len(asked.row), dtype=torch.bool) # by this stage: results do not depend on what others asked
     moves = torch.nn.functional.one_hot(torch.full((len(table),), MOVES.index('stay')), len(MOVES)).double()
+    way = cache(lambda: asked.windows(stage)) # what was seen is kept while this stage is explored
     while len(want):
-        asked.look(stage, keys, want)
+        asked.look(stage, keys, want, way)
         shown[keys[want]] = True
         known = shown[keys]
         moves[known] = move_probs(asked.probs[asked.row[keys[known]]])
