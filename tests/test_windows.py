@@ -132,9 +132,10 @@ def test_a_changed_network_is_looked_at_as_it_is(world):
     draw = lambda i: frames[i]
     def hooked(p): p.embedder.block1.res1.register_forward_hook(lambda m,x,out: out*.5)
     def hooked_before(p): p.embedder.block2.conv.register_forward_pre_hook(lambda m,x: (x[0]*.5,))
+    def hooked_late(p): p.embedder.relufc.register_forward_hook(lambda m,x,out: out.flip(1))
     def exchanged(p): p.embedder.block1.res2 = torch.nn.Identity()
     def overridden(p): p.embedder.block1.pool.forward = lambda x: torch.nn.functional.avg_pool2d(x, 3, 2, 1)
-    for change in (hooked, hooked_before, exchanged, overridden):
+    for change in (hooked, hooked_before, hooked_late, exchanged, overridden):
         policy = lively(3)
         before = answer(policy, layout, level, cell, draw)[0]
         change(policy)
