@@ -13,7 +13,7 @@ from goalmisgen.env.maze import MazeEnv
 from goalmisgen.env.render import Renderer
 from goalmisgen.evaluation.exact import Setting
 from goalmisgen.evaluation.video import play_episode, play_together, save_film, save_gif, save_mp4, save_png, save_pngs
-from goalmisgen.evaluation.watch import (GAP, WatchOptions, film, film_size, find_agents, level_sheet, move_diagram, storyboard,
+from goalmisgen.evaluation.watch import (GAP, WatchOptions, film, film_size, load_agents, level_sheet, move_diagram, storyboard,
                                          telling_row, watch)
 
 BLACK, TEXTURED = Setting('red line', 'yellow gem'), Setting('cyan line', 'purple gem', 'textured')
@@ -390,11 +390,11 @@ def test_the_telling_level(tmp_path):
 
 
 def test_names_of_agents(agents, tmp_path):
-    assert list(find_agents(agents)) == ['agent 0', 'agent 1']
-    assert list(find_agents([up_or_right, agents[1]])) == ['agent 1', f'{agents[1].parent.name} agent 1']
+    assert list(load_agents(agents)) == ['agent 0', 'agent 1']
+    assert list(load_agents([up_or_right, agents[1]])) == ['agent 1', f'{agents[1].parent.name} agent 1']
     elsewhere = save_policy(Policy(5), tmp_path/'others'/'agent-0', {})
-    assert list(find_agents([agents[0], elsewhere])) == [f'{agents[0].parent.name} agent 0', 'others agent 0']
-    assert list(find_agents({'mine': up_or_right})) == ['mine']
+    assert list(load_agents([agents[0], elsewhere])) == [f'{agents[0].parent.name} agent 0', 'others agent 0']
+    assert list(load_agents({'mine': up_or_right})) == ['mine']
 
 
 @pytest.mark.parametrize('change, message', [

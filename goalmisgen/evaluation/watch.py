@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['GAP', 'STILLS', 'move_diagram', 'moment', 'film_size', 'film', 'storyboard', 'level_sheet', 'WatchOptions',
-           'find_agents', 'telling_row', 'watch']
+           'load_agents', 'telling_row', 'watch']
 
 # %% ../../nbs/evaluation/27_watch.ipynb #3da80a47
 import numpy as np
@@ -259,7 +259,7 @@ class WatchOptions:
     def setting(self): "The objects and background"; return Setting(self.obj1, self.obj2, self.background)
 
 # %% ../../nbs/evaluation/27_watch.ipynb #c7f0f173
-def find_agents(agents) -> dict:
+def load_agents(agents) -> dict:
     "Policies by name, from paths or policies, one or several or a dict of them. `ValueError` if there is no such agent or no network of this kind"
     if not isinstance(agents, dict):
         agents = list(agents) if isinstance(agents, (list,tuple)) else [agents]
@@ -300,7 +300,7 @@ def watch(agents, # Paths, policies, or policies by name: one to six
     kind = out.suffix.lower()
     allowed = '; '.join([*(f'{k or "no suffix"}: {v}' for k,v in FILM_KINDS.items()), f'{", ".join(STILLS)}: a storyboard'])
     require(kind in FILM_KINDS or kind in STILLS, 'suffix', kind, allowed)
-    agents = find_agents(agents)
+    agents = load_agents(agents)
     if kind in FILM_KINDS: check_film(out, o.frames + 4*o.levels, *film_size(len(agents), o.scale))
     levels = generate(MazeSpec(o.size, DUEL.rewards), np.arange(o.level, o.level+o.levels))
     begin = None if o.cell is None else (o.cell, o.facing)
