@@ -5,15 +5,15 @@
 # %% auto #0
 __all__ = ['KEYS', 'OTHER_KEYS', 'Player', 'terminal_picture', 'play_terminal', 'play_widget']
 
-# %% ../nbs/45_play.ipynb #962c306e
-import io, sys
+# %% ../nbs/45_play.ipynb #16004311
+import sys
 import numpy as np
 from .core import require
 from .env.maze import TIMEOUT
 from .env.objects import CHANNELS
 from .env.render import human_view
 from .env.worlds import WORLDS, get_world, make_env
-from .style import enlarge
+from .style import enlarge, png_bytes
 
 # %% ../nbs/45_play.ipynb #5d999774
 KEYS = dict(left=1, down=3, up=5, right=7, stay=4) # Key names and their actions
@@ -115,14 +115,7 @@ def _keypad(press):
     pad.observe(lambda change: press(pad.key), 'presses')
     return [pad]
 
-# %% ../nbs/45_play.ipynb #38bbe94b
-def _png(picture):
-    "PNG bytes of a uint8 picture"
-    from PIL import Image
-    out = io.BytesIO()
-    Image.fromarray(picture).save(out, 'PNG')
-    return out.getvalue()
-
+# %% ../nbs/45_play.ipynb #c7bfdac3
 def play_widget(world:str='maze_duel', level_seed:int=100_000):
     "An ipywidgets player: human view, the three channels, buttons, and a choice of world and level. Its game is the attribute `player`"
     import ipywidgets as w
@@ -130,7 +123,7 @@ def play_widget(world:str='maze_duel', level_seed:int=100_000):
     line,names,seed = w.Label(), w.Dropdown(options=list(WORLDS), value=world), w.BoundedIntText(level_seed, min=0, max=2**31-2, description='level')
     def draw():
         human,channels = player.pictures()
-        for n,picture in {'human view':human, **channels}.items(): images[n].value = _png(picture)
+        for n,picture in {'human view':human, **channels}.items(): images[n].value = png_bytes(picture)
         line.value,seed.value = player.status, player.level_seed
     def press(key): player.press(key); draw()
     def go(_):

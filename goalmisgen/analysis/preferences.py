@@ -68,12 +68,11 @@ def density(values, # float (N,), 0 to 1
 # %% ../../nbs/analysis/30_preferences.ipynb #83158b5d
 CLIP = 100 # Steps at which the x-axis ends; a random agent needs 101
 
-# %% ../../nbs/analysis/30_preferences.ipynb #b4b9ac6e
+# %% ../../nbs/analysis/30_preferences.ipynb #1c5fe339
 def draw_icon(ax, obj, background, xy, offset, name='', zoom=1.7, xycoords=('axes fraction','data')):
     "Draw an object on its background, `offset` points from `xy`, with a name below it"
     from matplotlib.offsetbox import AnnotationBbox, OffsetImage
-    fill = (64,64,64) if background=='textured' else background
-    img = OffsetImage(icon(obj, fill), zoom=zoom, interpolation='nearest')
+    img = OffsetImage(icon(obj, background), zoom=zoom, interpolation='nearest')
     at = dict(xy=xy, xycoords=xycoords, annotation_clip=False)
     ax.add_artist(AnnotationBbox(img, xybox=offset, boxcoords='offset points', pad=0, bboxprops=dict(edgecolor=SOFT, lw=.5), **at))
     if name: ax.annotate(name, xytext=(offset[0],offset[1]-9.5*zoom), textcoords='offset points', ha='center', va='top', fontsize=8, color=SOFT, **at)

@@ -6,7 +6,7 @@
 __all__ = ['ANSWERS', 'MOST', 'HINT', 'TOGETHER', 'LONGEST', 'SIGHTS', 'Dot', 'Panel', 'describe', 'panel', 'find_weights',
            'Explorer', 'icon_html', 'png', 'Moment']
 
-# %% ../../nbs/analysis/38_views.ipynb #04971b05
+# %% ../../nbs/analysis/38_views.ipynb #2ae3520b
 import base64, hashlib, html, io, tempfile
 import numpy as np, torch
 from dataclasses import dataclass, replace
@@ -28,7 +28,7 @@ from ..evaluation.results import COLUMNS
 from ..evaluation.settings import find_settings
 from ..evaluation.video import play_together, save_gif
 from ..evaluation.watch import film
-from ..style import ACCENT, INK, SOFT, enlarge, style
+from ..style import ACCENT, INK, SOFT, enlarge, png_bytes, style
 
 # %% ../../nbs/analysis/38_views.ipynb #ae6874b3
 @dataclass(frozen=True)
@@ -165,13 +165,11 @@ def answers(self:Explorer):
     found = pd.concat(parts)[['agent','setting',*ANSWERS]]
     return found.sort_values('agent', kind='stable').reset_index(drop=True)
 
-# %% ../../nbs/analysis/38_views.ipynb #6030f1bf
+# %% ../../nbs/analysis/38_views.ipynb #7b96f040
 def icon_html(obj, background): # Name of an object; black, grey or textured
     "The object's icon as an `<img>`"
-    from PIL import Image
-    out = io.BytesIO()
-    Image.fromarray(icon(obj, (64,64,64) if background=='textured' else background)).save(out, 'PNG')
-    return f'<img alt="{html.escape(obj)}" title="{html.escape(obj)}" src="data:image/png;base64,{base64.b64encode(out.getvalue()).decode()}">'
+    data = base64.b64encode(png_bytes(icon(obj, background))).decode()
+    return f'<img alt="{html.escape(obj)}" title="{html.escape(obj)}" src="data:image/png;base64,{data}">'
 
 def _number(x, digits=2): return f'{x:.{digits}f}' if x==x else '–'
 

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['scatter_class', 'scatter_widget', 'View', 'Player', 'ResultsView', 'explore', 'ChannelsView', 'channel_viewer']
 
-# %% ../../nbs/analysis/39_widgets.ipynb #7d4fd84a
-import base64, html, io
+# %% ../../nbs/analysis/39_widgets.ipynb #6d6b839e
+import base64, html
 from dataclasses import asdict, replace
 from fastcore.basics import patch
 from functools import cache, partial
@@ -14,6 +14,7 @@ from importlib.resources import files
 from .views import Explorer, Moment, Panel, SIGHTS, TOGETHER, panel, png
 from ..core import require
 from ..env.objects import BACKGROUNDS, OBJECTS
+from ..style import png_bytes
 
 # %% ../../nbs/analysis/39_widgets.ipynb #ee88dcb4
 def _anywidget():
@@ -148,16 +149,9 @@ def explore(table, # Data frame with the columns of `Result`, of one population
     explorer.select(select)
     return ResultsView(explorer)
 
-# %% ../../nbs/analysis/39_widgets.ipynb #7646d852
+# %% ../../nbs/analysis/39_widgets.ipynb #67bf1da0
 _KEYS = dict(left='←', down='↓', up='↑', right='→')
 _TYPE = 'font:13px/1.5 \'DejaVu Sans\',Verdana,sans-serif; color:#1f2933'
-
-def _file(picture):
-    "The bytes of a PNG file"
-    from PIL import Image
-    out = io.BytesIO()
-    Image.fromarray(picture).save(out, 'PNG')
-    return out.getvalue()
 
 # %% ../../nbs/analysis/39_widgets.ipynb #f4a72af1
 class ChannelsView(View):
@@ -194,7 +188,7 @@ def _layout(self:ChannelsView):
     how = [_labelled(self.level, 'level', '8em'), *self.steps.values(), _labelled(w.HBox([*self.keys.values()]), 'move the mouse')]
     return w.VBox([w.Box(what, layout=wrap), w.Box(how, layout=wrap), self.where, w.Box(cards, layout=wrap)], layout=w.Layout(padding='8px'))
 
-# %% ../../nbs/analysis/39_widgets.ipynb #2f2dd337
+# %% ../../nbs/analysis/39_widgets.ipynb #2e73e6db
 @patch
 def show(self:ChannelsView, moment:Moment):
     "Show this moment, and set the controls to it"
@@ -208,7 +202,7 @@ def show(self:ChannelsView, moment:Moment):
 def update(self:ChannelsView):
     "Draw the moment"
     m = self.moment
-    for n,p in m.pictures().items(): self.images[n].value = _file(p)
+    for n,p in m.pictures().items(): self.images[n].value = png_bytes(p)
     where = f'The mouse is in column {m.cell%5+1} and row {m.cell//5+1} from the bottom, facing {("left","right")[m.facing]}.'
     self.where.value = f'<div style="{_TYPE}">{where}</div>'
 

@@ -73,15 +73,15 @@ def sprite(obj): # `GoalObject` or its name
     if obj.rgb is not None: rgba[line_mask() if obj.shape=='line' else gem_mask()] = (*obj.rgb, 255)
     return rgba
 
-# %% ../../nbs/env/02_objects.ipynb #348ec636
+# %% ../../nbs/env/02_objects.ipynb #57e70a86
 BACKGROUNDS = ('black', 'grey', 'textured')
 _FILL = dict(black=(0,0,0), grey=(127,127,127))
 
 def icon(obj, # `GoalObject` or its name
-         background='black'): # 'black', 'grey', or an RGB triple to stand for a texture
+         background='black'): # 'black', 'grey', 'textured' (drawn dark grey), or an RGB triple
     "A 13-pixel picture of the object as an agent meets it: uint8 (13, 13, 3)"
-    fill = _FILL.get(background, background)
-    require(np.shape(fill)==(3,), 'background', background, 'black, grey or an RGB triple')
+    fill = (64,64,64) if background=='textured' else _FILL.get(background, background)
+    require(np.shape(fill)==(3,), 'background', background, f'{", ".join(BACKGROUNDS)} or an RGB triple')
     rgba = sprite(obj)[3::10,3::10]
     return np.where(rgba[...,3:]==255, rgba[...,:3], np.array(fill, np.uint8)).astype(np.uint8)
 

@@ -86,11 +86,10 @@ def draw_settings(populations): # list of `PaperPopulation`
         fig.subplots_adjust(.01, .01, .99, .99, wspace=.05)
     return fig
 
-# %% ../../nbs/evaluation/24_settings.ipynb #1af2e5b2
+# %% ../../nbs/evaluation/24_settings.ipynb #524b0382
 def _draw_pair(ax, s, y):
     "Two icons and their names, in row `y`"
-    fill = (64,64,64) if s.background=='textured' else s.background
     for k,name in enumerate((s.obj1,s.obj2)):
         o = GoalObject.parse(name)
-        ax.imshow(icon(o, fill), extent=(k,k+.86,y+.93,y+.07), interpolation='nearest', aspect='auto')
+        ax.imshow(icon(o, s.background), extent=(k,k+.86,y+.93,y+.07), interpolation='nearest', aspect='auto')
     ax.text(2.15, y+.5, f'{s.obj1} vs {s.obj2}', fontsize=7, va='center', color=SOFT)
