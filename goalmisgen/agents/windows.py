@@ -67,7 +67,7 @@ class Maps:
         "Pass on what was collected"
         torch.autograd.backward(self.maps, [_maps(g.to(d.dtype)) for g,d in zip(self.grads, self.data)])
 
-# %% ../../nbs/agents/11_windows.ipynb #b0ff73cf
+# %% ../../nbs/agents/11_windows.ipynb #9213f593
 CHUNK = 256
 
 def chunk_size(device) -> int:
@@ -78,7 +78,8 @@ def see(policy,
         frames # uint8 (B, 64, 64, 3)
         ) -> Maps:
     "Look at pictures in full"
-    return Maps([torch.cat(m) for m in zip(*(_first_maps(policy, f) for f in frames.split(CHUNK)))])
+    parts = [_first_maps(policy, f) for f in frames.split(CHUNK)]
+    return Maps([torch.cat([p.pop(0) for p in parts]) for _ in range(6)]) # each part is let go when it is in its place
 
 # %% ../../nbs/agents/11_windows.ipynb #2c2eb552
 def _meet(a, size, w, wsize, n): # the patch begins at `a`, the window at `w`, the map at 0; `n` is the map's size

@@ -74,7 +74,7 @@ def evaluate_population(folder, # Agents: `agent-*/`, or published `<date>__seed
                         checkpoints:bool=False, # Ask checkpoints of the training too?
                         only=None, # Numbers of the agents to ask; default all
                         lengths:bool=False, # Keep the agents' episode lengths beside their answers?
-                        workers:int|None=None, # Processes side by side; default one per core
+                        workers:int|None=None, # Processes side by side, of up to 1 GB each; default one per core
                         progress:bool=True # Announce the cost and show progress?
                         ) -> Evaluation:
     "Ask every finished agent whatever it has not been asked yet. `ValueError` or `FileNotFoundError` on bad input, before work starts"
