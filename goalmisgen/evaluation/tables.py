@@ -10,10 +10,11 @@ from pathlib import Path
 from ..core import require
 from .results import read_results, to_table
 
-# %% ../../nbs/evaluation/29_tables.ipynb #c92ff47a
+# %% ../../nbs/evaluation/29_tables.ipynb #226ee403
 TABLES = { # Name: what was asked of whom, and the command that asks it again
     'exact-yellow-line-black': ('yellow line on black, exact-advantage PPO', 'goalmisgen study hundred, then A'),
     'exact-yellow-line-textured': ('yellow line on textures, exact-advantage PPO with twice as many gradient steps', 'goalmisgen study textured, then D'),
+    'exact-white-line-black': ('white line on black, exact-advantage PPO', 'goalmisgen study white'),
     'ppo-yellow-line-black': ('yellow line on black, the paper\'s PPO at its full five million steps', 'goalmisgen study ppo, then B'),
     'ppo-training': ('the same agents at six moments of their training', 'goalmisgen study ppo, then C'),
     'exact-seed-grid': ('yellow line on black, exact-advantage PPO: the three seeds varied one by one', 'see "A real grid" in analysis.seeds')}
