@@ -19,8 +19,9 @@ SMALL_PPO = ['--config.size', '3', '--config.num-envs', '8', '--config.rollout',
 
 
 def train(folder, *extra, ppo=False, **kwargs):
+    listen = lambda: signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore Ctrl-C, these tests too if they are one
     return subprocess.Popen([*CLI, 'train-ppo' if ppo else 'train', str(folder), '--agents', '2', '--workers', '2', *(SMALL_PPO if ppo else SMALL), *extra],
-                            start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **kwargs)
+                            start_new_session=True, preexec_fn=listen, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **kwargs)
 
 
 def digests(folder):
