@@ -8,7 +8,7 @@ from goalmisgen.agents.exact_ppo import ExactPPO, ExactPPOConfig
 from goalmisgen.agents.impala import Policy
 from goalmisgen.agents.ppo import PPO, PPOConfig
 from goalmisgen.agents.training import Seeds
-from goalmisgen.agents.windows import Layout, Look, answer, places
+from goalmisgen.agents.windows import SIDES, Layout, Look, _first_maps, answer, places
 from goalmisgen.env.levels import DUEL, TRAIN, MazeSpec, generate
 from goalmisgen.env.maze import StateTable
 from goalmisgen.env.render import Renderer
@@ -29,7 +29,8 @@ CHUNK = 64
 
 
 @pytest.fixture(autouse=True)
-def small_chunks(monkeypatch): monkeypatch.setattr('goalmisgen.agents.windows.CHUNK', CHUNK)
+def small_chunks(monkeypatch):
+    for name in ('CHUNK','LEVELS'): monkeypatch.setattr(f'goalmisgen.agents.windows.{name}', CHUNK if name=='CHUNK' else 15)
 
 
 @pytest.fixture(params=WORLDS, scope='module')
@@ -92,18 +93,37 @@ def test_a_map_that_a_window_needs_is_needed(world):
 
 
 def test_places_hold_whatever_a_pixel_can_reach():
-    "Every pixel of a picture, changed alone"
-    policy,spots = lively(0), torch.tensor([[y,y,x,x] for y in range(0,64,7) for x in range(0,64,9)])
-    p = places(spots)
-    b = policy.embedder.block1
-    pooled = lambda f: b.pool(b.conv(policy.pixels(f)))
-    blank = torch.full((1,64,64,3), 100, dtype=torch.uint8)
-    with torch.no_grad():
-        for (y,_,x,_),(r,c) in zip(spots.tolist(), p.first):
-            one = blank.clone()
-            one[0,y,x] = 255
-            rows,cols = (pooled(one)!=pooled(blank))[0].any(0).nonzero(as_tuple=True)
-            assert r<=rows.min() and rows.max()<r+p.size and c<=cols.min() and cols.max()<c+p.size
+    "Every pixel of a picture, changed alone: what it reaches in random maps, and no row or column more"
+    policy,spots = lively(0), torch.tensor([[y,y,x,x] for y in (0,1,7,30,31,62,63) for x in range(0,64,9)])
+    p,rng = places(spots), torch.Generator().manual_seed(0)
+    reached = [torch.zeros((len(spots),n,n), dtype=torch.bool) for n in SIDES]
+    for _ in range(6):  # a pixel may be too dark or bright to matter in one picture
+        one = torch.randint(256, (1,64,64,3), generator=rng, dtype=torch.uint8).repeat(len(spots)+1,1,1,1)
+        for i,(y,_,x,_) in enumerate(spots.tolist()): one[i,y,x] = 255-one[i,y,x]
+        with torch.no_grad(): maps = _first_maps(policy, one)
+        for seen,m in zip(reached, maps): seen |= ((m[:-1]-m[-1:]).abs()>1e-14).any(1)
+    for k,seen in enumerate(reached):
+        for m,begin,end in zip(seen, p.begin[k].tolist(), p.end[k].tolist()):
+            rows,cols = m.nonzero(as_tuple=True)
+            assert [rows.min(), cols.min()]==begin and [rows.max()+1, cols.max()+1]==end, k
+
+
+@pytest.mark.parametrize('size', [3, 5, 9, 25])
+def test_boxes_hold_places(size):
+    "Of any cells together: all that is touched, nothing outside the window they are cut from, on the map where they can be"
+    p = places(Renderer(size).mouse_spots())
+    for cells in (range(size**2), [0], [0,size**2-1], range(size), torch.randperm(size**2, generator=torch.Generator().manual_seed(size))[:7]):
+        cells = torch.as_tensor(list(cells))
+        boxes = p.boxes(cells)
+        for k,b in enumerate(boxes):
+            end = b.starts+b.size
+            assert (b.starts<=p.begin[k,cells]).all() and (end>=p.end[k,cells]).all()
+            assert (b.size==(p.end[k,cells]-p.begin[k,cells]).amax(0)).all()
+            if k%5==0: assert (b.starts>=0).all() and (end<=SIDES[k]).all()
+            else:
+                wide = boxes[k-1].grown()
+                assert (b.starts>=wide.starts).all() and (end<=wide.starts+wide.size).all()
+    assert sorted(p.rank.tolist())==list(range(size**2))
 
 
 def test_only_where_it_pays():

@@ -73,7 +73,7 @@ class ExactPPO(Learner, config=ExactPPOConfig):
         "Have all updates been made?"
         return self.updates>=self.config.updates
 
-# %% ../../nbs/agents/14_exact_ppo.ipynb #b60b815a
+# %% ../../nbs/agents/14_exact_ppo.ipynb #3caa192b
 @patch
 def frames(self:ExactPPO, states):
     "What the agent sees in these states: uint8 (B, 64, 64, 3)"
@@ -87,7 +87,7 @@ def logits(self:ExactPPO, states):
 
 @patch
 def survey(self:ExactPPO, states):
-    "The same of many states, without a gradient; on a CPU in windows, which is half the work"
+    "The same of many states, without a gradient; on a CPU in windows, which is less work"
     t = self.table
     with self.autocast(): return answer(self.policy, self.layout, t.level[states], t.cell[states], lambda i: self.frames(states[i]))[0]
 

@@ -229,15 +229,15 @@ def look(self:PPO, ids):
     if not hasattr(self, 'layout'): self.layout = Layout(env.renderer, t.levels, env.scenes)
     with self.autocast(): return Look(self.policy, self.layout, levels)
 
-# %% ../../nbs/agents/13_ppo.ipynb #f1df766d
+# %% ../../nbs/agents/13_ppo.ipynb #60b516f4
 @patch
 def gradient(self:PPO, batch:Batch, dedup:bool=True):
     "Add the gradient of the mean loss of `batch` to the parameters' `.grad`; returns the loss's parts and the frames looked at"
     ids,row = batch.ids.unique(return_inverse=True) if dedup else (batch.ids, torch.arange(len(batch), device=self.device))
     look,t = self.look(ids) if dedup else None, self.env.table
     if look:
-        by_cell = t.cell[ids].argsort(stable=True)
-        ids,row = ids[by_cell], by_cell.argsort()[row]
+        alike = look.rank[t.cell[ids]].argsort(stable=True)
+        ids,row = ids[alike], alike.argsort()[row]
     order,chunk,parts = row.argsort(stable=True), chunk_size(self.device), []
     ends = torch.bincount(row, minlength=len(ids)).cumsum(0)[chunk-1::chunk].tolist()
     for seen,steps in zip(ids.split(chunk), order.tensor_split(ends)):
