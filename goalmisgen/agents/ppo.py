@@ -216,8 +216,8 @@ def ppo_loss(logits, value, b:Batch, c:PPOConfig):
     parts = dict(policy_loss=policy, value_loss=critic, entropy=entropy, approx_kl=ratio-1-log_ratio, clip_fraction=((ratio-1).abs()>c.clip).to(ratio.dtype))
     return policy + c.value_coef*critic - c.entropy*entropy, {k: v.detach() for k,v in parts.items()}
 
-# %% ../../nbs/agents/13_ppo.ipynb #869959d4
-FRAMES_A_LEVEL = 3 # Distinct frames per level in a minibatch from which on windows are less work
+# %% ../../nbs/agents/13_ppo.ipynb #77e6c65b
+FRAMES_A_LEVEL = 2 # Distinct frames per level in a minibatch from which on windows are less work
 
 @patch
 def look(self:PPO, ids):
