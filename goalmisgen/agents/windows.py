@@ -127,12 +127,17 @@ def _cut(runs, windows, patches, n): # runs: (begin, end) of pictures with the t
         i = slice(i,j)
         yield _Cut(i, (i,wy,wx), (my,mx), (i,oy,ox), (i,qy,qx), (slice(None), slice(uy.start-my.start, uy.stop-my.start), ux))
 
-# %% ../../nbs/agents/11_windows.ipynb #a8480a46
+# %% ../../nbs/agents/11_windows.ipynb #48b2e0ae
+def _room(x, shape, parts):
+    "Where parts of pictures go: zero if they do not fill it"
+    filled = all(p[1:]==(slice(0,shape[1]),slice(0,shape[2])) for p in parts)
+    return (x.new_empty if filled else x.new_zeros)(shape)
+
 class _Window(torch.autograd.Function):
     "Patches (B, C, h, w) in windows (B, C, *size) of the maps they belong to"
     @staticmethod
     def forward(ctx, x, data, grads, row, cuts, size):
-        out = data.new_zeros((len(x),*size,data.shape[3]))
+        out = _room(data, (len(x),*size,data.shape[3]), [c.window for c in cuts])
         for c in cuts:
             out[c.window] = data[(slice(None),*c.map)].index_select(0, row[c.run])
             out[c.inner] = _rows(x)[c.patch]
@@ -142,17 +147,17 @@ class _Window(torch.autograd.Function):
     @staticmethod
     def backward(ctx, g):
         (size,grads,row,cuts),g,(n,C) = ctx.keep, _rows(g), ctx.keep[1].shape[2:]
-        out,lines = g.new_zeros((len(g),*size,C)), grads.view(-1,n*C)
+        out,lines = _room(g, (len(g),*size,C), [c.patch for c in cuts]), grads.view(-1,n*C)
         for c in cuts:
             out[c.patch] = g[c.inner]
             y,x = c.map
-            rest = grads.new_zeros((c.run.stop-c.run.start, y.stop-y.start, n, C))
+            rest = _room(grads, (c.run.stop-c.run.start, y.stop-y.start, n, C), [(c.run, slice(0,y.stop-y.start), x)])
             rest[:,:,x] = g[c.window]
             rest[c.under] = 0
             lines.index_add_(0, (n*row[c.run,None]+torch.arange(y.start,y.stop)).flatten(), rest.view(-1,n*C))
         return _maps(out), *[None]*5
 
-# %% ../../nbs/agents/11_windows.ipynb #91407404
+# %% ../../nbs/agents/11_windows.ipynb #e7db8b2b
 class _Add(torch.autograd.Function):
     "Patches (B, C, h, w), in place, plus the part of windows that they lie on"
     @staticmethod
@@ -165,7 +170,7 @@ class _Add(torch.autograd.Function):
     @staticmethod
     def backward(ctx, g):
         (B,C,*size),parts = ctx.keep
-        out = g.new_zeros((B,*size,C))
+        out = _room(g, (B,*size,C), parts)
         for p in parts: out[p] = _rows(g)[p[0]]
         return g, _maps(out), None
 
