@@ -6,12 +6,12 @@ The plain side is what published code does: frames are drawn at every step and k
 float32 and NCHW, one minibatch of 8,192 in chunks of 256. The other side is `goalmisgen.agents.ppo`, in windows and, as
 `in_full`, without them. Each side has a process of its own with one thread: ours in the environment that
 `goalmisgen.agents.population` gives to its workers, which asks the C library for large memory pages, the plain one in that of
-any program; `plain_paged` is the plain one with large pages too. All use the same untrained policy (early) and the same trained one (late, and the policies
-kept along the way where the agent's folder has them). A whole iteration of the plain loop takes a quarter of an hour, so it
-is measured on `--steps` of its 256 steps and on `--minibatches` of its 24 minibatches, and multiplied; ours is measured on a
-whole rollout and as many of the same minibatches. A process is warm when the clock starts: it has done a
-gradient step before (ours a whole one, the plain one a small one), since what is prepared once serves 1,848 of them. The
-processes take turns, so that other work on the machine slows all.
+any program; `plain_paged` is the plain one with large pages too. All use the same untrained policy (early) and the same
+trained one (late, and the policies kept along the way where the agent's folder has them). A whole iteration of the plain
+loop takes ten minutes, so it is measured on `--steps` of its 256 steps and on `--minibatches` of its 24 minibatches, and
+multiplied; ours is measured on a whole rollout and as many of the same minibatches. A process is warm when the clock starts:
+it has done a gradient step before (ours the same one, the plain one a small one), since what is prepared once serves 1,848
+of them. The processes take turns, so that other work on the machine slows all.
 """
 import argparse
 import os

@@ -30,7 +30,8 @@ CHUNK = 64
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch):
-    for name in ('CHUNK','LEVELS'): monkeypatch.setattr(f'goalmisgen.agents.windows.{name}', CHUNK if name=='CHUNK' else 15)
+    monkeypatch.setattr('goalmisgen.agents.windows.CHUNK', CHUNK)
+    monkeypatch.setattr('goalmisgen.agents.windows.LEVELS', 15)
 
 
 @pytest.fixture(params=WORLDS, scope='module')

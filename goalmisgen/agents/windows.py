@@ -127,17 +127,12 @@ def _cut(runs, windows, patches, n): # runs: (begin, end) of pictures with the t
         i = slice(i,j)
         yield _Cut(i, (i,wy,wx), (my,mx), (i,oy,ox), (i,qy,qx), (slice(None), slice(uy.start-my.start, uy.stop-my.start), ux))
 
-# %% ../../nbs/agents/11_windows.ipynb #48b2e0ae
-def _room(x, shape, parts):
-    "Where parts of pictures go: zero if they do not fill it"
-    filled = all(p[1:]==(slice(0,shape[1]),slice(0,shape[2])) for p in parts)
-    return (x.new_empty if filled else x.new_zeros)(shape)
-
+# %% ../../nbs/agents/11_windows.ipynb #a8480a46
 class _Window(torch.autograd.Function):
     "Patches (B, C, h, w) in windows (B, C, *size) of the maps they belong to"
     @staticmethod
     def forward(ctx, x, data, grads, row, cuts, size):
-        out = _room(data, (len(x),*size,data.shape[3]), [c.window for c in cuts])
+        out = data.new_zeros((len(x),*size,data.shape[3]))
         for c in cuts:
             out[c.window] = data[(slice(None),*c.map)].index_select(0, row[c.run])
             out[c.inner] = _rows(x)[c.patch]
@@ -147,17 +142,17 @@ class _Window(torch.autograd.Function):
     @staticmethod
     def backward(ctx, g):
         (size,grads,row,cuts),g,(n,C) = ctx.keep, _rows(g), ctx.keep[1].shape[2:]
-        out,lines = _room(g, (len(g),*size,C), [c.patch for c in cuts]), grads.view(-1,n*C)
+        out,lines = g.new_zeros((len(g),*size,C)), grads.view(-1,n*C)
         for c in cuts:
             out[c.patch] = g[c.inner]
             y,x = c.map
-            rest = _room(grads, (c.run.stop-c.run.start, y.stop-y.start, n, C), [(c.run, slice(0,y.stop-y.start), x)])
+            rest = grads.new_zeros((c.run.stop-c.run.start, y.stop-y.start, n, C))
             rest[:,:,x] = g[c.window]
             rest[c.under] = 0
             lines.index_add_(0, (n*row[c.run,None]+torch.arange(y.start,y.stop)).flatten(), rest.view(-1,n*C))
         return _maps(out), *[None]*5
 
-# %% ../../nbs/agents/11_windows.ipynb #e7db8b2b
+# %% ../../nbs/agents/11_windows.ipynb #91407404
 class _Add(torch.autograd.Function):
     "Patches (B, C, h, w), in place, plus the part of windows that they lie on"
     @staticmethod
@@ -170,7 +165,7 @@ class _Add(torch.autograd.Function):
     @staticmethod
     def backward(ctx, g):
         (B,C,*size),parts = ctx.keep
-        out = _room(g, (B,*size,C), parts)
+        out = g.new_zeros((B,*size,C))
         for p in parts: out[p] = _rows(g)[p[0]]
         return g, _maps(out), None
 
@@ -317,7 +312,7 @@ class Look:
         "Pass on the gradients of what the frames have in common"
         for maps in reversed(self.passed): maps.backward()
 
-# %% ../../nbs/agents/11_windows.ipynb #b3d07e44
+# %% ../../nbs/agents/11_windows.ipynb #9e18f7d3
 LEVELS = 64 # That have their goals laid on their mazes at a time
 
 @patch
@@ -327,8 +322,8 @@ def _levels(self:Look, levels):
     if not l.goal: return keep(see(self.policy, l.scenes[levels]))
     mazes,row = l.maze[levels].unique(return_inverse=True)
     known = keep(see(self.policy, l.mazes[mazes]))
-    parts = [Patches(self.policy, known, r, l.cell[i], l.goal) for i,r in zip(levels.split(LEVELS), row.split(LEVELS))]
-    return keep(Laid([(p, p.patches(l.scenes[i])) for i,p in zip(levels.split(LEVELS), parts)]))
+    laid = lambda i,r: ((p := Patches(self.policy, known, r, l.cell[i], l.goal)), p.patches(l.scenes[i]))
+    return keep(Laid([laid(i, r) for i,r in zip(levels.split(LEVELS), row.split(LEVELS))]))
 
 # %% ../../nbs/agents/11_windows.ipynb #7a09847f
 @cache
