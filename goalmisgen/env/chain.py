@@ -34,6 +34,13 @@ class Endings:
     visits:np.ndarray # (S,): expected number of steps begun in each state, for an episode of the state's level
     lengths:np.ndarray # (horizon+1,): probability that an episode ends at step t, averaged over levels with `weights`
 
+# %% ../../nbs/env/06_chain.ipynb #e496c7e6
+def _flow(p, nxt, out): # arrays (S, 5): move probabilities, next states and outcomes
+    "Moves that go on: from and to int64 (T,), each pair once, and probability float64 (T,)"
+    states,moves = np.nonzero(out==0)
+    pairs,pair = np.unique(nxt[states,moves].astype(np.int64)*len(p) + states, return_inverse=True)
+    return pairs%len(p), pairs//len(p), np.bincount(pair, p[states,moves], len(pairs))
+
 # %% ../../nbs/env/06_chain.ipynb #fdf2a3e2
 def endings(table:StateTable, # S states, L levels
             moves, # float (S, 5): the policy's move probabilities in each state
@@ -41,21 +48,19 @@ def endings(table:StateTable, # S states, L levels
             horizon:int=TIMEOUT # Steps after which an episode times out
             ) -> Endings:
     "Exact endings of a policy on every level of a table. `ValueError` on a wrong shape"
-    from scipy.sparse import csr_matrix
     p,n = np.asarray(torch.as_tensor(moves).cpu(), np.float64), len(table)
     require(p.shape==(n,len(MOVES)), 'shape of moves', p.shape, (n,len(MOVES)))
     nxt,out,level = (np.asarray(a.cpu()) for a in (table.next, table.outcome, table.level))
     w = np.ones(len(table.levels)) if weights is None else np.asarray(weights, np.float64)
     w = w/w.sum()
-    s,m = np.nonzero(out==0)
-    flow = csr_matrix((p[s,m], (nxt[s,m],s)), shape=(n,n))
+    origin,target,prob = _flow(p, nxt, out)
     leave = np.stack([np.where(out==k, p, 0).sum(1) for k in (1,2)])
     now,visits,lengths = np.zeros(n), np.zeros(n), np.zeros(horizon+1)
     now[table.start.cpu().numpy()] = 1
     for t in range(1, horizon+1):
         visits += now
         lengths[t] = w[level] @ (now*leave.sum(0))
-        now = flow @ now
+        now = np.bincount(target, prob*now[origin], n)
         if now.sum() < 1e-15: break
     per_level = lambda v: np.bincount(level, v, minlength=len(table.levels))
     lengths[horizon] += w @ per_level(now)
