@@ -569,6 +569,7 @@ def train_parallel(config:PPOConfig, # What the agents share
     save_every:float=60., # Seconds between two checkpoints
     stop=lambda: False, # Asked after each round; True saves all agents and returns
     network=PlainNetwork, # How the network is run
+    keep_unfinished:bool=True, # Save agents that are not finished when `stop` ends the run?
     finished=lambda learner: None # Called with each agent that is done
     ) -> PopulationReport:
     "Train every agent that is not finished yet, on one device. `ValueError` on bad input, before work starts"
@@ -587,7 +588,7 @@ def train_parallel(config:PPOConfig, # What the agents share
             if time.monotonic()-saved>save_every:
                 parallel.save(folder)
                 saved = time.monotonic()
-        parallel.save(folder)
+        if keep_unfinished: parallel.save(folder)
         for e in ended: e.result()
     return PopulationReport(Path(folder), tuple(s.agent for s in seeds if s.agent in agents_of(folder)), queue.failed)
 
