@@ -2,7 +2,7 @@
 
     python bench/gpu.py [--device cuda] [--seconds 540] [--parts check speed population] [--out bench/gpu]
 
-Four parts, the most valuable first, each writing what it found as soon as it is there:
+Parts, each writing what it found as soon as it is there:
 
 check       seconds: a round on the device against the plain loop on the CPU, in float32; an agent alone and among others,
             byte for byte; each way to run the network against the plain one
@@ -10,6 +10,7 @@ speed       seconds per iteration and agent, and agents per hour, for several nu
             untrained policy and with the trained one that ships; beside them one agent of the loop of `agents.ppo` on the
             device, and a gradient step that looks at every frame (`every_frame`, as a CUDA graph). Frames a second are distinct
             frames forward and backward; steps a second count what deduplication saves
+exact       exact-advantage agents for half a minute: how many an hour?
 population  whole agents until the time is up, each asked its questions exactly on the device: `table.csv`, `metrics/`, and
             packs of finished agents that fit 16 MB. Whoever is not finished keeps its checkpoint, and goes on in the next run
 
@@ -31,7 +32,9 @@ from goalmisgen.agents.parallel import ParallelPPO, PlainNetwork, train_parallel
 from goalmisgen.agents.population import agent_dir, agents_of
 from goalmisgen.agents.ppo import PPO, PPOConfig, ppo_loss
 from goalmisgen.agents.training import Seeds, metrics_csv
-from goalmisgen.core import write_atomic
+from goalmisgen.agents.exact_ppo import ExactPPOConfig
+import goalmisgen.agents.parallel_exact  # noqa: F401  (teaches `train_parallel` exact-advantage PPO)
+from goalmisgen.core import read_json, write_atomic
 from goalmisgen.evaluation.device import DeviceSetting
 from goalmisgen.evaluation.results import to_row, write_results
 
@@ -169,7 +172,7 @@ def every_frame(args, config, learner):
 
 def population(args, config, rows):
     "Whole agents until the time is up"
-    home, deadline = args.out/'population'/args.name, args.begun+args.seconds
+    home = args.out/'population'/args.name
     settings = [DeviceSetting(q, args.levels, args.device) for q in args.questions]
     asked, policy, times = [], Policy(0).to(args.device).eval(), []
     def finished(learner):
@@ -187,6 +190,23 @@ def population(args, config, rows):
                      agents_per_hour=3600*len(report.finished)/took, value=sum(times)))
     say(**rows[-1])
     if report.failed: print('failed:', report.failed)
+
+
+def exact(args, config, rows):
+    "Exact-advantage agents for `--exact-seconds`, none kept: how many an hour?"
+    import tempfile
+    config = ExactPPOConfig(goal=args.goal, **(dict(size=3, updates=4, updates_per_solve=2, batch_size=16) if args.tiny else {}))
+    for name in args.networks:
+        begun, done = time.perf_counter(), []
+        slots, streams = args.exact_shape
+        with tempfile.TemporaryDirectory() as folder:
+            report = train_parallel(config, range(args.agents), folder, args.device, slots, streams, progress=False, network=NETWORKS[name], save_every=1e9,
+                                    stop=lambda: time.perf_counter()-begun>args.exact_seconds, finished=lambda l: done.append(time.perf_counter()), keep_unfinished=False)
+            lengths = sorted(read_json(agent_dir(folder, n)/'manifest.json')['training_levels']['episode_length'] for n in report.finished)
+        first, n = done[0] if done else begun, len(done)-slots # graphs are recorded before the first are done
+        rows.append(dict(part='exact', what=f'{name}: {len(done)} exact-advantage agents, median {lengths[len(lengths)//2] if lengths else 0:.2f} steps', slots=slots,
+                         streams=streams, seconds=time.perf_counter()-begun, agents_per_hour=3600*n/(done[-1]-first) if n>0 else 0.))
+        say(**rows[-1])
 
 
 def pack(args, first=0, most=100):
@@ -212,7 +232,7 @@ def save_rows(args, rows):
     write_atomic(args.out/'gpu.csv', metrics_csv(rounded))
 
 
-PARTS = dict(check=check, speed=speed, population=population)
+PARTS = dict(check=check, speed=speed, exact=exact, population=population)
 
 
 def arguments(argv):
@@ -224,6 +244,8 @@ def arguments(argv):
     parser.add_argument('--use', choices=list(NETWORKS), help='which of them trains the population; default the last')
     parser.add_argument('--shapes', nargs='+', default=['1x1','8x1','8x2','8x4'], help='agents x streams whose speed is measured')
     parser.add_argument('--population-shape', default='8x2')
+    parser.add_argument('--exact-shape', default='32x4')
+    parser.add_argument('--exact-seconds', type=float, default=30)
     parser.add_argument('--rounds', type=int, default=1)
     parser.add_argument('--agents', type=int, default=1000, help='most agents of the population')
     parser.add_argument('--first', type=int, default=0, help='number of the first')
@@ -236,13 +258,15 @@ def arguments(argv):
     parser.add_argument('--pack-files', type=int, default=4)
     parser.add_argument('--tiny', action='store_true', help='a world of 3 by 3 and few steps: a test of this program')
     args = parser.parse_args(argv)
-    args.shapes, args.population_shape = [tuple(map(int, s.split('x'))) for s in args.shapes], tuple(map(int, args.population_shape.split('x')))
+    shape = lambda s: tuple(map(int, s.split('x')))
+    args.shapes = [shape(s) for s in args.shapes]
+    args.population_shape, args.exact_shape = shape(args.population_shape), shape(args.exact_shape)
     return args
 
 
 def main(argv=None):
     args, rows = arguments(argv), []
-    args.zero = args.begun = time.perf_counter()
+    args.zero = time.perf_counter()
     config, args.levels = PPOConfig(goal=args.goal), 'published'
     if args.tiny:
         config = replace(config, size=3, num_levels=1000, num_envs=16, rollout=16, minibatches=2, env_steps=16*16*2, precision='float32')

@@ -310,6 +310,11 @@ PPO.moments = property(_get_moments, _set_moments, doc="What the reward scale ha
 
 # %% ../../nbs/agents/13_ppo.ipynb #e17037ca
 @patch(as_prop=True)
+def current_lr(self:PPO) -> float:
+    "The learning rate of the next round"
+    return self.config.lr*(1-self.env_steps/self.config.env_steps)
+
+@patch(as_prop=True)
 def passes_checkpoint(self:PPO) -> bool:
     "Has a fifth of the training just been passed (or another share, see `checkpoints`)?"
     c,t = self.config, self.env_steps
