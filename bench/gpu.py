@@ -71,7 +71,7 @@ def check(args, config, rows):
         other = PPO(small, Seeds(1))
         parallel = ParallelPPO(small, args.device, slots=2, streams=1, network=network)
         parallel.enter(0, other)
-        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False): parallel.learn()
+        parallel.learn()
         parallel.write_back(0)
         rows.append(dict(part='check', what=f'{name}: one round in float32 against the plain loop on the CPU', value=distance(other.policy, learner.policy)))
         say(**rows[-1])
@@ -271,7 +271,6 @@ def main(argv=None):
     if args.tiny:
         config = replace(config, size=3, num_levels=1000, num_envs=16, rollout=16, minibatches=2, env_steps=16*16*2, precision='float32')
         args.levels = range(100000, 100004)
-    torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = False, True
     args.out.mkdir(parents=True, exist_ok=True)
     if torch.device(args.device).type=='cuda': print(torch.cuda.get_device_name(), torch.__version__, flush=True)
     for part in args.parts:

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['CAPACITIES', 'UPDATE_METRICS', 'LOOK_CHUNK', 'PARALLEL', 'ROLLOUT_METRICS', 'flatten_parameters', 'adam_step',
-           'distinct_ids', 'sum_by_place', 'capacity_for', 'Recorded', 'PlainNetwork', 'Bench', 'PPOBench', 'Parallel',
-           'ParallelPPO', 'Draws', 'draw_round', 'probs_of_all', 'train_parallel']
+           'distinct_ids', 'sum_by_place', 'capacity_for', 'reproducible_kernels', 'Recorded', 'PlainNetwork', 'Bench',
+           'PPOBench', 'Parallel', 'ParallelPPO', 'Draws', 'draw_round', 'probs_of_all', 'train_parallel']
 
 # %% ../../nbs/agents/18_parallel.ipynb #d96f2489
-import math, time, torch
+import math, os, time, torch
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fastcore.basics import patch
@@ -71,6 +71,12 @@ def capacity_for(count:int, most:int) -> int:
     "The smallest capacity for `count` frames, where there are at most `most`"
     return min(most, next(c for c in CAPACITIES if c>=min(count, CAPACITIES[-1])))
 
+# %% ../../nbs/agents/18_parallel.ipynb #f5c7aaee
+def reproducible_kernels():
+    "Context in which cuDNN makes no choices that depend on the moment, and rounds float32 to nothing shorter"
+    os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')
+    return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
+
 # %% ../../nbs/agents/18_parallel.ipynb #a7fcaefe
 class Recorded:
     "A function of no arguments on fixed tensors, as a CUDA graph where there is CUDA"
@@ -96,6 +102,8 @@ class Recorded:
 # %% ../../nbs/agents/18_parallel.ipynb #e74b1fde
 class PlainNetwork:
     "The network as PyTorch runs it"
+    work_by = 'ids' # What its work grows with: 'ids', padded ones too, or 'count'
+
     def __init__(self, policy, frames, autocast):
         self.policy, self.frames, self.autocast = policy, frames, autocast
 
@@ -258,6 +266,11 @@ def put_on(self:Parallel, bench:Bench, slot:int):
 def take_off(self:Parallel, bench:Bench, slot:int):
     "Take an agent from a bench back into its slot"
     for a in _ON_BENCH: getattr(self, a)[slot].copy_(getattr(bench, a))
+
+@patch
+def learn(self:Parallel, executor=None):
+    "One round of every agent in a slot. Returns the metrics of each slot, None where it is empty"
+    with reproducible_kernels(): return self._learn(executor)
 
 # %% ../../nbs/agents/18_parallel.ipynb #f01de7f4
 class ParallelPPO(Parallel, config=PPOConfig):
@@ -478,14 +491,14 @@ def improve(self:ParallelPPO, slot:int, bench:PPOBench, steps, counts):
     for f in Batch.__dataclass_fields__: getattr(bench.batch, f).copy_(getattr(self.batch, f)[slot])
     for index, count in zip(steps, counts):
         bench.index.copy_(index)
-        bench.run('gradient_step', capacity_for(count, most))
+        bench.run('gradient_step', capacity_for(count, most) if bench.network.work_by=='ids' else most)
     self.take_off(bench, slot)
     return bench.update_metrics/len(counts)
 
 # %% ../../nbs/agents/18_parallel.ipynb #75e19abd
 @patch
-def learn(self:ParallelPPO, executor=None):
-    "One round of every agent: play, judge, improve. Returns the metrics of each slot, None where it is empty"
+def _learn(self:ParallelPPO, executor):
+    "Play, judge, improve"
     filled = [a for a in range(self.slots) if self.learners[a]]
     draws = self._draws(filled, executor)
     used = self.used.cpu()
@@ -563,8 +576,7 @@ def _note(self:ParallelPPO, slot, found, counts, draws):
 @torch.no_grad()
 def probs_of_all(policy, frames, batch:int=4096):
     "Action probabilities float32 (B, 15) for frames uint8 (B, 64, 64, 3) on the policy's device, in full float32"
-    exactly = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
-    with torch.autocast(frames.device.type, enabled=False), exactly:
+    with torch.autocast(frames.device.type, enabled=False), reproducible_kernels():
         return torch.cat([policy(f)[0].softmax(1) for f in frames.split(batch)])
 
 @patch
