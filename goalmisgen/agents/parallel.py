@@ -658,8 +658,9 @@ def train_parallel(config, # What the agents share: a config in `PARALLEL`
     ) -> PopulationReport:
     "Train every agent that is not finished yet, on one device. `ValueError` on bad input, before work starts"
     require(type(config) in PARALLEL, 'config', type(config).__name__, ', '.join(c.__name__ for c in PARALLEL))
-    seeds, todo = _to_train(config, seeds, folder, device, progress)
+    _check_device(device)
     parallel = PARALLEL[type(config)](config, device, slots, streams, network)
+    seeds, todo = _to_train(config, seeds, folder, progress)
     with ThreadPoolExecutor(4) as executor, progress_bar([], 'training', progress) as bar:
         bar.total = len(todo)*config.updates
         queue, ended, saved = _Queue(parallel, todo, folder, executor), [], time.monotonic()
@@ -679,12 +680,11 @@ def train_parallel(config, # What the agents share: a config in `PARALLEL`
     return PopulationReport(Path(folder), tuple(s.agent for s in seeds if s.agent in agents_of(folder)), queue.failed)
 
 # %% ../../nbs/agents/18_parallel.ipynb #28fa7870
-def _to_train(config, seeds, folder, device, say):
+def _to_train(config, seeds, folder, say):
     "Seeds of all agents and of those that are not finished; claims the folder. `ValueError` on bad input"
     seeds = [s if isinstance(s, Seeds) else Seeds(int(s)) for s in seeds]
     numbers = [s.agent for s in seeds]
     require(len(set(numbers))==len(numbers) and numbers, 'seeds', numbers, 'at least one, all different')
-    _check_device(device)
     claim(folder, config)
     done = agents_of(folder)
     for s in seeds:

@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['METRICS', 'ExactBench', 'ParallelExactPPO']
 
-# %% ../../nbs/agents/19_parallel_exact.ipynb #14044131
+# %% ../../nbs/agents/19_parallel_exact.ipynb #e2786579
 import torch
 from fastcore.basics import patch
 from .exact_ppo import ExactPPO, ExactPPOConfig, ExactWorld, exact_loss
 from .parallel import Bench, Parallel, PlainNetwork, capacity_for
 from .training import Seeds
 
-# %% ../../nbs/agents/19_parallel_exact.ipynb #963d89bb
+# %% ../../nbs/agents/19_parallel_exact.ipynb #6bb0e98d
 METRICS = ('loss', 'kl', 'clipped', 'grad_norm')
 
 class ExactBench(Bench):
@@ -27,7 +27,7 @@ class ExactBench(Bench):
         self.advantages = torch.zeros((capacity,15), **on)
         self.chosen, self.share = torch.zeros(config.batch_size, dtype=torch.int64, **on), torch.zeros(config.batch_size, **on)
 
-# %% ../../nbs/agents/19_parallel_exact.ipynb #3c40722f
+# %% ../../nbs/agents/19_parallel_exact.ipynb #e7082a37
 @patch
 @torch.no_grad()
 def survey(self:ExactBench):
@@ -45,7 +45,7 @@ def gradient_step(self:ExactBench):
     norm = self.descend(slope)
     self.update_metrics.copy_(torch.stack([loss.detach(), *(metrics[k] for k in METRICS[1:-1]), norm]))
 
-# %% ../../nbs/agents/19_parallel_exact.ipynb #b8b4399a
+# %% ../../nbs/agents/19_parallel_exact.ipynb #1b3ebbab
 class ParallelExactPPO(Parallel, config=ExactPPOConfig):
     "Up to `slots` agents of exact-advantage PPO on one device"
     metric_names = METRICS
@@ -69,7 +69,7 @@ class ParallelExactPPO(Parallel, config=ExactPPOConfig):
 
     def new_learner(self, seeds:Seeds): return ExactPPO(self.config, seeds, world=self.home)
 
-# %% ../../nbs/agents/19_parallel_exact.ipynb #7280d237
+# %% ../../nbs/agents/19_parallel_exact.ipynb #8407f180
 @patch
 def _survey(self:ParallelExactPPO, filled, bench_of):
     "Levels and states of each slot's round; log-probabilities are in `self.log_probs`"
@@ -87,7 +87,7 @@ def _survey(self:ParallelExactPPO, filled, bench_of):
         for a in filled: self._on(bench_of[a], lambda a=a: look(a))
     return levels, states
 
-# %% ../../nbs/agents/19_parallel_exact.ipynb #67eaeffc
+# %% ../../nbs/agents/19_parallel_exact.ipynb #8828008c
 @patch
 @torch.no_grad()
 def _solve(self:ParallelExactPPO, levels, states):
@@ -99,7 +99,7 @@ def _solve(self:ParallelExactPPO, levels, states):
     on = lambda x: x.to(self.device)
     return {a: self.judge.weigh(on(levels[a]), on(states[a]), logp[a], s) for a,s in enumerate(solution) if self.learners[a]}
 
-# %% ../../nbs/agents/19_parallel_exact.ipynb #0d99a262
+# %% ../../nbs/agents/19_parallel_exact.ipynb #1ab5891b
 @patch
 def _choose(self:ParallelExactPPO, slot, weight):
     "The states of each gradient step of a round, and their shares: int64 (n, batch_size), float32 (n, batch_size)"
@@ -113,7 +113,7 @@ def _choose(self:ParallelExactPPO, slot, weight):
         chosen[k,:len(i)], share[k,:len(i)] = i, count/c.batch_size
     return chosen, share
 
-# %% ../../nbs/agents/19_parallel_exact.ipynb #fc752fbe
+# %% ../../nbs/agents/19_parallel_exact.ipynb #fda055df
 @patch
 def _improve(self:ParallelExactPPO, slot, bench, problem, states, chosen, share, lr):
     "The gradient steps of a slot's round"
@@ -130,7 +130,7 @@ def _improve(self:ParallelExactPPO, slot, bench, problem, states, chosen, share,
     self.take_off(bench, slot)
     return bench.update_metrics.clone()
 
-# %% ../../nbs/agents/19_parallel_exact.ipynb #a0492f06
+# %% ../../nbs/agents/19_parallel_exact.ipynb #313faef4
 @patch
 def _learn(self:ParallelExactPPO, executor):
     "Solve, then gradient steps"
