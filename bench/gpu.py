@@ -56,26 +56,37 @@ def say(**what):
     print(' '.join(f'{k}={v:.4g}' if isinstance(v, float) else f'{k}={v}' for k,v in what.items()), flush=True)
 
 
-def distance(a, b):
-    "Greatest relative distance of a parameter, in norm"
-    pairs = list(zip(a.parameters(), b.parameters()))
-    return max(float((x.detach().cpu()-y.detach().cpu()).norm()/y.detach().cpu().norm().clamp(min=1e-3)) for x,y in pairs)
+def first_gradient(parallel):
+    "A function that gives the first gradient that this trainer computes, once it has learned"
+    bench, taken = parallel.benches[0], []
+    backward = bench.network.backward
+    def spy(slope, grad):
+        backward(slope, grad)
+        if not taken: taken.append(grad.clone())
+    bench.network.backward = spy
+    bench.run = lambda what, *args: getattr(bench, what)(*args) # unrecorded
+    return lambda: taken[0].cpu()
 
 
 def check(args, config, rows):
     "Is what the device computes what it should be?"
-    small = replace(config, num_envs=32, rollout=32, minibatches=2, epochs=1, precision='float32', env_steps=32*32*100)
-    learner = PPO(small, Seeds(1))
-    learner.learn()
-    for name, network in NETWORKS.items():
-        other = PPO(small, Seeds(1))
-        parallel = ParallelPPO(small, args.device, slots=2, streams=1, network=network)
-        parallel.enter(0, other)
-        parallel.learn()
-        parallel.write_back(0)
-        rows.append(dict(part='check', what=f'{name}: one round in float32 against the plain loop on the CPU', value=distance(other.policy, learner.policy)))
-        say(**rows[-1])
+    small = replace(config, num_envs=64, rollout=64, minibatches=2, epochs=1, env_steps=64*64*100)
+    learner = PPO(replace(small, precision='float32'), Seeds(1))
+    batch = learner.batch(learner.play(learner.env))
+    luck = torch.randperm(len(batch), generator=learner.rng)[:len(batch)//2]
+    learner.gradient(batch[luck])
+    want = torch.cat([p.grad.reshape(-1) for p in learner.policy.parameters()])
     for name in args.networks:
+        for precision in ('float32', args.precision):
+            parallel = ParallelPPO(replace(small, precision=precision), args.device, slots=2, streams=1, network=NETWORKS[name])
+            parallel.enter(0, PPO(small, Seeds(1)))
+            found = first_gradient(parallel)
+            parallel.learn()
+            rows.append(dict(part='check', what=f'{name}: first gradient in {precision} against the plain loop on the CPU in float32', value=float((found()-want).norm()/want.norm()),
+                             same_actions=float((parallel.batch.actions[0].cpu()==batch.actions).float().mean())))
+            say(**rows[-1])
+            if precision=='float32' and rows[-1]['value']>1e-3: raise SystemExit('the device computes something else')
+    for name in args.networks[-1:]:
         weights = [trained_alone_or_not(args, config, name, company) for company in (False, True)]
         rows.append(dict(part='check', what=f'{name}: parameters that differ alone and among others', value=float((weights[0]!=weights[1]).sum())))
         say(**rows[-1])
@@ -172,7 +183,7 @@ def every_frame(args, config, learner):
 
 def population(args, config, rows):
     "Whole agents until the time is up"
-    home = args.out/'population'/args.name
+    home = args.home/args.name
     settings = [DeviceSetting(q, args.levels, args.device) for q in args.questions]
     asked, policy, times = [], Policy(0).to(args.device).eval(), []
     def finished(learner):
@@ -180,11 +191,12 @@ def population(args, config, rows):
         begun = time.perf_counter()
         asked.extend(to_row(s.evaluate(policy), args.name, learner.seeds.agent, learner.env_steps, learner.algorithm) for s in settings)
         times.append(time.perf_counter()-begun)
-        write_results(args.out/'table.csv', asked)
+        if asked: write_results(args.out/'table.csv', asked)
     begun = time.perf_counter()
-    network, (slots, streams) = NETWORKS[args.networks[-1] if args.use is None else args.use], args.population_shape
+    name, (slots, streams) = quickest(args, rows)
+    network = NETWORKS[name]
     report = train_parallel(config, range(args.first, args.first+args.agents), home, args.device, slots, streams, progress=True, network=network,
-                            save_every=1e9, stop=lambda: time.perf_counter()-args.zero>args.seconds, finished=finished, keep_unfinished=False)
+                            save_every=1e9, stop=lambda: time.perf_counter()-args.zero>args.seconds, finished=finished)
     took = time.perf_counter()-begun
     rows.append(dict(part='population', what=f'{len(report.finished)} whole agents', slots=slots, streams=streams, seconds=took,
                      agents_per_hour=3600*len(report.finished)/took, value=sum(times)))
@@ -209,9 +221,18 @@ def exact(args, config, rows):
         say(**rows[-1])
 
 
+def quickest(args, rows):
+    "Network and shape for the population: as asked for, or the quickest that was measured"
+    measured = [r for r in rows if 'mean of early and late' in r['what'] and args.use in (None, r['what'].split(',')[0])]
+    if args.population_shape!='auto': return args.use or args.networks[-1], tuple(map(int, args.population_shape.split('x')))
+    if not measured: return args.use or args.networks[-1], (8, 2)
+    best = max(measured, key=lambda r: r['agents_per_hour'])
+    return best['what'].split(',')[0], (best['slots'], best['streams'])
+
+
 def pack(args, first=0, most=100):
     "Finished agents in zip files of at most 16 MB, as many as `most` files take; returns the number of agents packed"
-    home, count, n, z = args.out/'population'/args.name, 0, 0, None
+    home, count, n, z = args.home/args.name, 0, 0, None
     for number, folder in list(agents_of(home).items())[first:]:
         files = [folder/f for f in ('manifest.json','metrics.csv','model.safetensors')]
         size = sum(f.stat().st_size for f in files)
@@ -243,7 +264,7 @@ def arguments(argv):
     parser.add_argument('--networks', nargs='+', default=list(NETWORKS), choices=list(NETWORKS))
     parser.add_argument('--use', choices=list(NETWORKS), help='which of them trains the population; default the last')
     parser.add_argument('--shapes', nargs='+', default=['1x1','8x1','8x2','8x4'], help='agents x streams whose speed is measured')
-    parser.add_argument('--population-shape', default='8x2')
+    parser.add_argument('--population-shape', default='auto', help='agents x streams; default the quickest of those measured')
     parser.add_argument('--exact-shape', default='32x4')
     parser.add_argument('--exact-seconds', type=float, default=30)
     parser.add_argument('--rounds', type=int, default=1)
@@ -251,23 +272,25 @@ def arguments(argv):
     parser.add_argument('--first', type=int, default=0, help='number of the first')
     parser.add_argument('--name', default='ppo-yellow-line-black')
     parser.add_argument('--goal', default='yellow line')
-    parser.add_argument('--questions', nargs='+', default=list(QUESTIONS))
+    parser.add_argument('--questions', nargs='*', default=list(QUESTIONS), help='asked of each agent on the device; about .2 s each')
     parser.add_argument('--out', type=Path, default=Path('bench/gpu'))
+    parser.add_argument('--home', type=Path, help='where the agents go; default OUT/population')
     parser.add_argument('--packs', type=Path, help='where packs of agents go; none are made without')
     parser.add_argument('--pack-first', type=int, default=0)
     parser.add_argument('--pack-files', type=int, default=4)
     parser.add_argument('--tiny', action='store_true', help='a world of 3 by 3 and few steps: a test of this program')
     args = parser.parse_args(argv)
     shape = lambda s: tuple(map(int, s.split('x')))
+    args.home = args.home or args.out/'population'
     args.shapes = [shape(s) for s in args.shapes]
-    args.population_shape, args.exact_shape = shape(args.population_shape), shape(args.exact_shape)
+    args.exact_shape = shape(args.exact_shape)
     return args
 
 
 def main(argv=None):
     args, rows = arguments(argv), []
     args.zero = time.perf_counter()
-    config, args.levels = PPOConfig(goal=args.goal), 'published'
+    config, args.levels, args.precision = PPOConfig(goal=args.goal), 'published', 'auto'
     if args.tiny:
         config = replace(config, size=3, num_levels=1000, num_envs=16, rollout=16, minibatches=2, env_steps=16*16*2, precision='float32')
         args.levels = range(100000, 100004)
