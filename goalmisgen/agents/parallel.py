@@ -10,8 +10,10 @@ __all__ = ['CAPACITIES', 'UPDATE_METRICS', 'LOOK_CHUNK', 'PARALLEL', 'ROLLOUT_ME
 # %% ../../nbs/agents/18_parallel.ipynb #d96f2489
 import math, os, time, torch
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fastcore.basics import patch
+from inspect import signature
 from pathlib import Path
 from .impala import Policy
 from .population import PopulationReport, agent_dir, agents_of, claim, progress_bar
@@ -75,7 +77,9 @@ def capacity_for(count:int, most:int) -> int:
 def reproducible_kernels():
     "Context in which cuDNN makes no choices that depend on the moment, and rounds float32 to nothing shorter"
     os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')
-    return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
+    options = dict(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
+    if 'fp32_precision' in signature(torch.backends.cudnn.flags).parameters: options['fp32_precision'] = 'ieee' # PyTorch from 2.9
+    return torch.backends.cudnn.flags(**options)
 
 # %% ../../nbs/agents/18_parallel.ipynb #a7fcaefe
 class Recorded:
@@ -138,6 +142,10 @@ class Bench:
         "The tensors that a gradient step changes"
         return [self.flat, self.grad, self.m, self.v, self.step_count, self.update_metrics]
 
+    def do(self, fn):
+        "Call `fn` with its kernels on the bench's stream"
+        with torch.cuda.stream(self.stream): return fn() # does nothing where the stream is None
+
     def run(self, what, *args):
         "Call a method of the bench by name, recorded where there is a GPU"
         if (what,*args) not in self.recorded:
@@ -198,6 +206,7 @@ class Parallel:
     def __init__(self, config, device='cpu', slots:int=8, streams:int=2):
         self.config, self.device = config, torch.device(device)
         self.slots, self.num_streams = integer(slots, 'slots', 1, 1024), integer(streams, 'streams', 1, 64)
+        self.streams, self._ahead = [], {}
         self.learners, self.precision = [None]*self.slots, resolve_precision(config.precision, device)
         P = sum(p.numel() for p in Policy(0).parameters())
         self.flat, self.m, self.v = (self.room(self.slots, P) for _ in range(3))
@@ -215,9 +224,11 @@ class Parallel:
 
     def new_learner(self, seeds:Seeds): return learner_for(self.config, seeds)
 
-    def streams(self):
-        "A stream for each bench: CUDA streams, or one None on a CPU"
-        return [torch.cuda.Stream() for _ in range(self.num_streams)] if self.device.type=='cuda' else [None]
+    def new_streams(self, n):
+        "CUDA streams, or one None on a CPU"
+        if self.device.type!='cuda': return [None]
+        self.streams += [torch.cuda.Stream(self.device) for _ in range(n)]
+        return self.streams[-n:]
 
 # %% ../../nbs/agents/18_parallel.ipynb #5513d05b
 @patch
@@ -268,6 +279,14 @@ def take_off(self:Parallel, bench:Bench, slot:int):
     for a in _ON_BENCH: getattr(self, a)[slot].copy_(getattr(bench, a))
 
 @patch
+@contextmanager
+def turns(self:Parallel):
+    "A block of work on streams: it begins when all that was started before is done, and what comes after waits for it"
+    for s in self.streams: s.wait_stream(torch.cuda.current_stream(self.device))
+    yield
+    for s in self.streams: torch.cuda.current_stream(self.device).wait_stream(s)
+
+@patch
 def learn(self:Parallel, executor=None):
     "One round of every agent in a slot. Returns the metrics of each slot, None where it is empty"
     with reproducible_kernels(): return self._learn(executor)
@@ -284,9 +303,8 @@ class ParallelPPO(Parallel, config=PPOConfig):
         require(env.num_ids, 'levels', config.num_levels, 'a world small enough to list its frames')
         self._load_world(env)
         self._make_room()
-        self.benches = [PPOBench(config, self.frames, self.autocast, s, network) for s in self.streams()]
-        self.play_stream = torch.cuda.Stream() if self.device.type=='cuda' else None
-        self.play = Recorded(self._play, self._changes(), self.play_stream)
+        self.benches = [PPOBench(config, self.frames, self.autocast, s, network) for s in self.new_streams(self.num_streams)]
+        self.play = Recorded(self._play, self._changes(), *self.new_streams(1))
 
 # %% ../../nbs/agents/18_parallel.ipynb #b30def20
 def _level_probs(config, levels):
@@ -500,55 +518,28 @@ def improve(self:ParallelPPO, slot:int, bench:PPOBench, steps, counts):
 def _learn(self:ParallelPPO, executor):
     "Play, judge, improve"
     filled = [a for a in range(self.slots) if self.learners[a]]
-    draws = self._draws(filled, executor)
-    used = self.used.cpu()
+    draws, used = self._draws(filled), self.used.cpu()
     for a in filled: self._load_draws(a, draws[a], used[a])
     bench_of = {a: self.benches[k%len(self.benches)] for k,a in enumerate(filled)}
-    with self._turns(): [self._on(bench_of[a], lambda a=a: self.look(a, bench_of[a])) for a in filled]
-    self.play()
-    self._wait()
-    work = {a: self.minibatches(a, draws[a].shuffles) for a in filled}
-    counts = torch.stack([work[a][1] for a in filled]).tolist()
-    with self._turns(): did = {a: self._on(bench_of[a], lambda a=a, n=n: self.improve(a, bench_of[a], work[a][0], n)) for a,n in zip(filled, counts)}
+    with self.turns():
+        for a in filled: bench_of[a].do(lambda a=a: self.look(a, bench_of[a]))
+    with self.turns(): self.play()
+    steps, counts = zip(*(self.minibatches(a, draws[a].shuffles) for a in filled))
+    counts = torch.stack(counts).tolist()
+    with self.turns():
+        did = [bench_of[a].do(lambda a=a, s=s, n=n: self.improve(a, bench_of[a], s, n)) for a,s,n in zip(filled, steps, counts)]
     self._draw_ahead(filled, draws, executor)
-    found = torch.cat([torch.stack([did[a] for a in filled]), self.rollout_metrics[filled]], 1).tolist()
-    return [self._note(a, found[filled.index(a)], counts[filled.index(a)], draws[a]) if a in filled else None for a in range(self.slots)]
+    found = torch.cat([torch.stack(did), self.rollout_metrics[filled]], 1).tolist()
+    told = {a: self._note(a, f, n, draws[a]) for a,f,n in zip(filled, found, counts)}
+    return [told.get(a) for a in range(self.slots)]
 
-# %% ../../nbs/agents/18_parallel.ipynb #778974d3
+# %% ../../nbs/agents/18_parallel.ipynb #4afb06d1
 @patch
-def _on(self:Parallel, bench, fn):
-    "Call `fn` with its kernels on a bench's stream"
-    if bench.stream is None: return fn()
-    with torch.cuda.stream(bench.stream): return fn()
-
-@patch
-def _wait(self:Parallel):
-    "What comes next on the current stream waits for all that was started"
-    if self.device.type!='cuda': return
-    for stream in (self.play_stream, *(b.stream for b in self.benches)): torch.cuda.current_stream().wait_stream(stream)
-
-@patch
-def _turns(self:Parallel):
-    "A block in which benches work: they wait for what was started before it, and what comes after waits for them"
-    return _Turns(self)
-
-class _Turns:
-    def __init__(self, parallel): self.parallel = parallel
-    def __enter__(self):
-        if self.parallel.device.type!='cuda': return
-        for b in self.parallel.benches: b.stream.wait_stream(torch.cuda.current_stream())
-    def __exit__(self, *error):
-        self.parallel._wait()
-        if self.parallel.device.type=='cuda': self.parallel.play_stream.wait_stream(torch.cuda.current_stream())
-
-# %% ../../nbs/agents/18_parallel.ipynb #8c1ee3c2
-@patch
-def _draws(self:ParallelPPO, filled, executor):
+def _draws(self:ParallelPPO, filled):
     "The draws of this round: those made ahead, or made now"
-    ahead = getattr(self, '_ahead', {})
     out = {}
     for a in filled:
-        learner, made = ahead.get(a, (None,None))
+        learner, made = self._ahead.get(a, (None,None))
         out[a] = made.result() if learner is self.learners[a] else draw_round(self.config, self.learners[a].rng.get_state())
     return out
 

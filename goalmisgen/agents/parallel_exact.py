@@ -59,7 +59,7 @@ class ParallelExactPPO(Parallel, config=ExactPPOConfig):
         self.levels_per_solve = n
         most = int(per_level.sort(descending=True).values[:n].sum())
         self.capacity = capacity_for(most, len(self.table))
-        self.benches = [ExactBench(config, self.frames, self.autocast, self.capacity, s, network) for s in self.streams()]
+        self.benches = [ExactBench(config, self.frames, self.autocast, self.capacity, s, network) for s in self.new_streams(self.num_streams)]
         self.judge = ExactPPO(config, Seeds(0), device, self.world) # holds no agent: it does the arithmetic
         self.states, self.log_probs = self.room(slots, self.capacity, dtype=torch.int64), self.room(slots, self.capacity, 15)
 
@@ -83,8 +83,8 @@ def _survey(self:ParallelExactPPO, filled, bench_of):
         bench.count.fill_(len(states[a]))
         bench.run('survey')
         self.log_probs[a].copy_(bench.log_probs)
-    with self._turns():
-        for a in filled: self._on(bench_of[a], lambda a=a: look(a))
+    with self.turns():
+        for a in filled: bench_of[a].do(lambda a=a: look(a))
     return levels, states
 
 # %% ../../nbs/agents/19_parallel_exact.ipynb #8828008c
@@ -142,8 +142,8 @@ def _learn(self:ParallelExactPPO, executor):
     draws = {a: self._choose(a, w) for a,w in zip(filled, weights)}
     rates = {a: self._rates(a, len(draws[a][0])) for a in filled}
     on = {a: [x.to(self.device) for x in (*draws[a], rates[a])] for a in filled}
-    with self._turns():
-        did = [self._on(bench_of[a], lambda a=a: self._improve(a, bench_of[a], problems[a], states[a], *on[a])) for a in filled]
+    with self.turns():
+        did = [bench_of[a].do(lambda a=a: self._improve(a, bench_of[a], problems[a], states[a], *on[a])) for a in filled]
     found = torch.stack(did).tolist()
     return [self._note(a, problems[a][3], found[filled.index(a)], len(rates[a])) if a in problems else None for a in range(self.slots)]
 
