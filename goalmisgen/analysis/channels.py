@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['VIEWS', 'CHANNEL_INKS', 'split_channels', 'picture_grid', 'channel_sheet', 'object_cell', 'object_sheet',
            'texture_pixels', 'texture_table', 'draw_textures', 'behind', 'visibility', 'draw_visibility', 'draw_floors',
-           'blank', 'hold', 'shuffle', 'PartRenderer']
+           'bare_floor', 'blank', 'hold', 'shuffle', 'PartRenderer']
 
 # %% ../../nbs/analysis/32_channels.ipynb #70513ab4
 import hashlib
@@ -15,6 +15,7 @@ from fastcore.basics import patch
 from functools import lru_cache
 from itertools import product
 from ..agents.training import training_levels
+from .preferences import plain
 from ..core import require
 from ..env.levels import Levels, SPACE, WALL, make_levels
 from ..env.objects import BACKGROUNDS, CHANNELS, COLOURS, GoalObject, SHAPES
@@ -44,8 +45,8 @@ def picture_grid(views, # uint8 (rows, columns, H, W, 3)
             ax.imshow(views[i,j], interpolation='nearest')
             ax.set(xticks=[], yticks=[])
             ax.spines[:].set(visible=True, color=LINE)
-            if i==0: ax.set_title(tops[j], weight='normal', fontsize=10)
-            if j==0: ax.set_ylabel(sides[i], rotation=0, ha='right', va='center', color=INK, labelpad=6)
+            if i==0: ax.set_title(plain(tops[j]), weight='normal', fontsize=10)
+            if j==0: ax.set_ylabel(plain(sides[i]), rotation=0, ha='right', va='center', color=INK, labelpad=6)
         fig.subplots_adjust(margin/fig.get_figwidth(), .01, 1, 1-.3/fig.get_figheight(), wspace=.05, hspace=.05)
     return fig
 
@@ -211,11 +212,19 @@ def _number(channel):
     require(channel in CHANNELS, 'channel', channel, ', '.join(CHANNELS))
     return CHANNELS.index(channel)
 
+def bare_floor(plane): # uint8 (B, H, W): one channel
+    "The value of the bare floor in each frame: uint8 (B, 1, 1). `ValueError` on textures, whose floor has no one value"
+    share = torch.stack([(plane==v).float().mean((1,2)) for v in (0,127)])
+    odd = (share.max(0).values<.2).nonzero().flatten().tolist()
+    require(not odd, 'floor of frames', f'no one value in frames {odd[:3]}', 'a flat one, black or grey; else give `floor`, or draw the channel bare')
+    return torch.where(share[0]>=share[1], 0, 127).to(torch.uint8)[:,None,None]
+
 def blank(frames, # uint8 (B, 64, 64, 3)
-          channel:str): # red, green or blue
-    "Frames with 0 in one channel"
-    frames = frames.clone()
-    frames[..., _number(channel)] = 0
+          channel:str, # red, green or blue
+          floor=None): # The bare floor in this channel, uint8 (64, 64) or (B, 64, 64); default read off the frames
+    "Frames with the bare floor in one channel. `ValueError` on frames without a flat floor, unless it is given"
+    frames,k = frames.clone(), _number(channel)
+    frames[...,k] = bare_floor(frames[...,k]) if floor is None else torch.as_tensor(floor)
     return frames
 
 # %% ../../nbs/analysis/32_channels.ipynb #0e70d6cf
