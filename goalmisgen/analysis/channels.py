@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['VIEWS', 'CHANNEL_INKS', 'split_channels', 'picture_grid', 'channel_sheet', 'object_cell', 'object_sheet',
-           'texture_pixels', 'texture_table', 'draw_textures', 'behind', 'visibility', 'draw_visibility', 'draw_floors',
-           'bare_floor', 'blank', 'hold', 'shuffle', 'PartRenderer']
+           'telling_channels', 'texture_pixels', 'texture_table', 'draw_textures', 'behind', 'visibility',
+           'draw_visibility', 'draw_floors', 'bare_floor', 'blank', 'hold', 'shuffle', 'PartRenderer']
 
 # %% ../../nbs/analysis/32_channels.ipynb #70513ab4
 import hashlib
@@ -18,7 +18,7 @@ from ..agents.training import training_levels
 from .preferences import plain
 from ..core import require
 from ..env.levels import Levels, SPACE, WALL, make_levels
-from ..env.objects import BACKGROUNDS, CHANNELS, COLOURS, GoalObject, SHAPES
+from ..env.objects import BACKGROUNDS, CHANNELS, COLOURS, GoalObject, SHAPES, visible_in
 from ..env.render import Renderer, TEXTURES, load_picture
 from ..style import INK, LINE, SOFT, style
 
@@ -75,6 +75,14 @@ def object_sheet(shape:str='line', # line or gem
     require(shape in SHAPES, 'shape', shape, ', '.join(SHAPES))
     cells = [object_cell(GoalObject(c, shape), background, texture) for c in COLOURS]
     return picture_grid(split_channels(cells), list(COLOURS), VIEWS, .82, .65)
+
+# %% ../../nbs/analysis/32_channels.ipynb #89d77c6e
+def telling_channels(obj1, obj2) -> dict: # Two objects or their names
+    "Channels that light one of two objects only: 1 the first, -1 the second. `ValueError` if there are none"
+    a,b = set(visible_in(obj1)), set(visible_in(obj2))
+    signs = {c: 1 if c in a else -1 for c in CHANNELS if (c in a)!=(c in b)}
+    require(signs, 'objects', f'{obj1} and {obj2}', 'two whose colours differ in a channel')
+    return signs
 
 # %% ../../nbs/analysis/32_channels.ipynb #f43984d0
 def texture_pixels(texture, # Name or number of a texture
