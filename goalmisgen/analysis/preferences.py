@@ -53,17 +53,17 @@ def of_setting(table, # Data frame with the columns of `Result`
     require(not len(twice), f'rows of {setting}', f'several for agent {list(twice.agent)[:3]}', 'one an agent: choose a step and a set of levels')
     return rows
 
-# %% ../../nbs/analysis/30_preferences.ipynb #56eeaba2
+# %% ../../nbs/analysis/30_preferences.ipynb #78fb73fd
 def opposites(table, # Data frame with the columns of `Result`
               setting:Setting, # Which question
               method:str='exact' # Which rows
               ) -> tuple:
-    "Numbers of the agents that prefer the first and the second object most. `ValueError` unless two agents have a preference"
+    "Numbers of the agents that prefer the first and the second object most: two, or one or none if no more have a preference"
     rows = of_setting(table, setting, method).dropna(subset='preference').sort_values('preference', kind='stable')
-    require(len(rows)>1, f'agents with a preference in {setting}', list(rows.agent), 'at least two')
-    return int(rows.agent.iloc[-1]), int(rows.agent.iloc[0])
+    ends = rows.agent.iloc[[-1,0]] if len(rows)>1 else rows.agent
+    return tuple(map(int, ends))
 
-# %% ../../nbs/analysis/30_preferences.ipynb #cb754bda
+# %% ../../nbs/analysis/30_preferences.ipynb #daa2a15f
 def most_different(table, # Data frame with the columns of `Result`
                    settings, # `Setting`s that the agents were asked
                    method:str='exact' # Which rows
@@ -117,7 +117,7 @@ def _draw_strip(ax, preference, colour):
     side.plot([0, density(preference, [np.median(preference)])[0]], [np.median(preference)]*2, color=colour, lw=1.2)
     side.set_xlim(0, None)
 
-# %% ../../nbs/analysis/30_preferences.ipynb #162a6187
+# %% ../../nbs/analysis/30_preferences.ipynb #50037e2a
 def plain(text) -> str:
     "A text of somebody else's for a figure: dollar signs are dollar signs, and begin no formula"
     return str(text).replace('$', r'\$')
@@ -126,7 +126,7 @@ def texts_of(label) -> dict: # dict from an agent's number to a text, list of nu
     "What is to be written beside which agent's dot"
     return {a: plain(t) for a,t in (label if isinstance(label, dict) else {a: f'agent {a}' for a in label or ()}).items()}
 
-# %% ../../nbs/analysis/30_preferences.ipynb #3872e0b3
+# %% ../../nbs/analysis/30_preferences.ipynb #39c1ac6e
 _AROUND = [(r*np.cos(a), r*np.sin(a)) for r in (9,16,26,40,58) for a in np.deg2rad([0,180,45,135,-45,-135,90,-90])] # Points from a dot
 
 def _overlap(box, boxes):
@@ -141,7 +141,7 @@ def _dots(ax, reach):
     xy = np.concatenate([np.zeros((0,2)), *at])
     return np.concatenate([xy-reach, xy+reach], 1)[np.isfinite(xy).all(1)]
 
-# %% ../../nbs/analysis/30_preferences.ipynb #c62e7463
+# %% ../../nbs/analysis/30_preferences.ipynb #16b70e5a
 def _through(line, boxes):
     "How many boxes a path goes through"
     from matplotlib.transforms import Bbox
@@ -154,7 +154,7 @@ def _cost(box, home, inside, taken, dots, lines):
     struck = sum(_through(line, [box]) for line in lines) + _through(own, taken)
     return 20*_overlap(box, taken) + 3*_overlap(box, dots) + 150*struck + 2*(area-_overlap(box, inside))
 
-# %% ../../nbs/analysis/30_preferences.ipynb #7f15477d
+# %% ../../nbs/analysis/30_preferences.ipynb #37ffffbb
 def _place(ax, names, renderer):
     "Move the names to where they cover least"
     from matplotlib.path import Path as Line
@@ -175,7 +175,7 @@ def _place(ax, names, renderer):
         taken.append(boxes[best]+np.array([-2,-2,2,2]))
         lines.append(Line([home, home+shifts[best]]))
 
-# %% ../../nbs/analysis/30_preferences.ipynb #6f3667b3
+# %% ../../nbs/analysis/30_preferences.ipynb #de4534d3
 def name_dots(ax, # Axes on which the dots are
               x, y, # float (N,): where they are
               texts, # N strings
