@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from .preferences import draw_icon, name_dots, of_setting, plain, texts_of
 from ..core import require
 from ..evaluation.exact import Setting
-from ..style import ACCENT, SERIES, SOFT, style
+from ..style import SERIES, SOFT, style
 
 # %% ../../nbs/analysis/34_regression.ipynb #ff01b058
 def _noise(rows):
