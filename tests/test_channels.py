@@ -71,7 +71,8 @@ def test_visibility_counted_by_hand(shape):
 # Changes to frames
 
 FRAMES = Renderer(5, 'yellow line', 'textured').first_frames(generate(TRAIN, range(24)))
-CHANGES = dict(blank=blank, hold=partial(hold, reference=FRAMES), shuffle=partial(shuffle, reference=FRAMES))
+CHANGES = dict(blank=partial(blank, floor=torch.zeros(64, 64, dtype=torch.uint8)),
+               hold=partial(hold, reference=FRAMES), shuffle=partial(shuffle, reference=FRAMES))
 
 
 @pytest.mark.parametrize('channel', CHANNELS)

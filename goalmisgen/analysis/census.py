@@ -8,7 +8,7 @@ __all__ = ['level_keys', 'Overlap', 'overlap', 'spanning_trees', 'count_levels',
 # %% ../../nbs/analysis/31_census.ipynb #0c8c8dd1
 import numpy as np
 from dataclasses import dataclass
-from ..core import require
+from ..core import integer, require
 from ..env.levels import Levels, MazeSpec, census, generate
 from ..style import ACCENT, SERIES, SOFT, style
 
@@ -37,7 +37,7 @@ def overlap(spec:MazeSpec, train=range(100_000), test=range(100_000,101_000)) ->
 # %% ../../nbs/analysis/31_census.ipynb #90cba320
 def spanning_trees(n:int) -> float:
     "Spanning trees of an n by n grid of rooms (Kirchhoff, 1847); exact as a float up to n = 5 or so, the right size beyond"
-    require(type(n) is int and 1<=n<=13, 'rooms a side', n, 'an integer from 1 to 13')
+    n = integer(n, 'rooms a side', 1, 13)
     path = np.diag([1.]*n) @ (2*np.eye(n)-np.eye(n,k=1)-np.eye(n,k=-1))
     path[0,0],path[-1,-1] = (1,1) if n>1 else (0,0)
     laplacian = np.kron(path, np.eye(n)) + np.kron(np.eye(n), path)

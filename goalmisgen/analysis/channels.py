@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['VIEWS', 'CHANNEL_INKS', 'split_channels', 'picture_grid', 'channel_sheet', 'object_cell', 'object_sheet',
-           'texture_pixels', 'texture_table', 'draw_textures', 'behind', 'visibility', 'draw_visibility', 'draw_floors',
-           'blank', 'hold', 'shuffle', 'PartRenderer']
+           'telling_channels', 'texture_pixels', 'texture_table', 'draw_textures', 'behind', 'visibility',
+           'draw_visibility', 'draw_floors', 'bare_floor', 'blank', 'hold', 'shuffle', 'PartRenderer']
 
 # %% ../../nbs/analysis/32_channels.ipynb #70513ab4
 import hashlib
@@ -15,9 +15,10 @@ from fastcore.basics import patch
 from functools import lru_cache
 from itertools import product
 from ..agents.training import training_levels
+from .preferences import plain
 from ..core import require
 from ..env.levels import Levels, SPACE, WALL, make_levels
-from ..env.objects import BACKGROUNDS, CHANNELS, COLOURS, GoalObject, SHAPES
+from ..env.objects import BACKGROUNDS, CHANNELS, COLOURS, GoalObject, SHAPES, visible_in
 from ..env.render import Renderer, TEXTURES, load_picture
 from ..style import INK, LINE, SOFT, style
 
@@ -44,8 +45,8 @@ def picture_grid(views, # uint8 (rows, columns, H, W, 3)
             ax.imshow(views[i,j], interpolation='nearest')
             ax.set(xticks=[], yticks=[])
             ax.spines[:].set(visible=True, color=LINE)
-            if i==0: ax.set_title(tops[j], weight='normal', fontsize=10)
-            if j==0: ax.set_ylabel(sides[i], rotation=0, ha='right', va='center', color=INK, labelpad=6)
+            if i==0: ax.set_title(plain(tops[j]), weight='normal', fontsize=10)
+            if j==0: ax.set_ylabel(plain(sides[i]), rotation=0, ha='right', va='center', color=INK, labelpad=6)
         fig.subplots_adjust(margin/fig.get_figwidth(), .01, 1, 1-.3/fig.get_figheight(), wspace=.05, hspace=.05)
     return fig
 
@@ -74,6 +75,14 @@ def object_sheet(shape:str='line', # line or gem
     require(shape in SHAPES, 'shape', shape, ', '.join(SHAPES))
     cells = [object_cell(GoalObject(c, shape), background, texture) for c in COLOURS]
     return picture_grid(split_channels(cells), list(COLOURS), VIEWS, .82, .65)
+
+# %% ../../nbs/analysis/32_channels.ipynb #89d77c6e
+def telling_channels(obj1, obj2) -> dict: # Two objects or their names
+    "Channels that light one of two objects only: 1 the first, -1 the second. `ValueError` if there are none"
+    a,b = set(visible_in(obj1)), set(visible_in(obj2))
+    signs = {c: 1 if c in a else -1 for c in CHANNELS if (c in a)!=(c in b)}
+    require(signs, 'objects', f'{obj1} and {obj2}', 'two whose colours differ in a channel')
+    return signs
 
 # %% ../../nbs/analysis/32_channels.ipynb #f43984d0
 def texture_pixels(texture, # Name or number of a texture
@@ -211,11 +220,19 @@ def _number(channel):
     require(channel in CHANNELS, 'channel', channel, ', '.join(CHANNELS))
     return CHANNELS.index(channel)
 
+def bare_floor(plane): # uint8 (B, H, W): one channel
+    "The value of the bare floor in each frame: uint8 (B, 1, 1). `ValueError` on textures, whose floor has no one value"
+    share = torch.stack([(plane==v).float().mean((1,2)) for v in (0,127)])
+    odd = (share.max(0).values<.2).nonzero().flatten().tolist()
+    require(not odd, 'floor of frames', f'no one value in frames {odd[:3]}', 'a flat one, black or grey; else give `floor`, or draw the channel bare')
+    return torch.where(share[0]>=share[1], 0, 127).to(torch.uint8)[:,None,None]
+
 def blank(frames, # uint8 (B, 64, 64, 3)
-          channel:str): # red, green or blue
-    "Frames with 0 in one channel"
-    frames = frames.clone()
-    frames[..., _number(channel)] = 0
+          channel:str, # red, green or blue
+          floor=None): # The bare floor in this channel, uint8 (64, 64) or (B, 64, 64); default read off the frames
+    "Frames with the bare floor in one channel. `ValueError` on frames without a flat floor, unless it is given"
+    frames,k = frames.clone(), _number(channel)
+    frames[...,k] = bare_floor(frames[...,k]) if floor is None else torch.as_tensor(floor)
     return frames
 
 # %% ../../nbs/analysis/32_channels.ipynb #0e70d6cf

@@ -11,8 +11,8 @@ __all__ = ['MEASURES', 'QUANTILES', 'FLOOR', 'matrix', 'stretch', 'Crowd', 'fit_
 import numpy as np
 from dataclasses import dataclass, replace
 from fastcore.basics import patch
-from .preferences import draw_icon, of_setting
-from ..core import require
+from .preferences import draw_icon, name_dots, of_setting, plain
+from ..core import integer, require
 from ..evaluation.exact import Setting
 from ..style import ACCENT, LINE, SERIES, SOFT, style
 
@@ -140,7 +140,7 @@ def draw_matrix(z, # Data frame from `scores`
             ax.set_title(dict(preference='Preference: red, more for the first object', steps='Episode length: red, longer')[kind], loc='left', fontsize=9)
             for i,s in enumerate(settings):
                 for k,o in enumerate((s.obj1,s.obj2)): draw_icon(ax, o, s.background, (0,i), (-30+14*k,0), zoom=.75)
-        for a in mark: axs[1].annotate(str(a), (order.get_loc(a),len(settings)-.5), xytext=(0,-8), textcoords='offset points', ha='center', va='top',
+        for a in mark: axs[1].annotate(plain(a), (order.get_loc(a),len(settings)-.5), xytext=(0,-8), textcoords='offset points', ha='center', va='top',
                                        fontsize=8, color=ACCENT, arrowprops=dict(arrowstyle='-', color=ACCENT, lw=.8))
         fig.colorbar(img, ax=axs, shrink=.5, aspect=14, label='Normal score', pad=.01)
     return fig
@@ -177,7 +177,7 @@ def null(m, # Data frame from `matrix`
          seed:int=0 # Of the draws
          ) -> Null:
     "Populations like `m` but of one distribution"
-    require(type(draws) is int and draws>0, 'draws', draws, 'a positive integer')
+    draws = integer(draws, 'draws', 1)
     c,rng,out = fit_crowd(m), np.random.default_rng(seed), []
     for _ in range(draws):
         u = c.draw(len(m), rng)
@@ -269,7 +269,7 @@ def draw_agent(m, agent, title=''):
                 ax.scatter(m[name,kind], i+lift, s=5, color=SOFT, alpha=.25, lw=0, rasterized=True)
                 ax.scatter(m.loc[agent,(name,kind)], i, s=60, color=ACCENT, lw=0, zorder=4)
             for x,o,shift in ((0,s.obj2,-22),(1,s.obj1,22)): draw_icon(axs[0], o, s.background, (x,i), (shift,0), zoom=1.1)
-        axs[0].set(xlim=(0,1), ylim=(len(names)-.5,-.5), yticks=[], xlabel='Preference', title=title or f'Agent {agent}')
+        axs[0].set(xlim=(0,1), ylim=(len(names)-.5,-.5), yticks=[], xlabel='Preference', title=plain(title or f'Agent {agent}'))
         axs[1].set(xscale='log', xlabel='Mean episode length (steps)', xticks=[5,10,20,50,100,200,500], xticklabels=[5,10,20,50,100,200,500])
         axs[1].set_xlim(3, max(100, 1.1*m.xs('steps', axis=1, level=1).max(None))); axs[1].minorticks_off()
         fig.tight_layout(w_pad=3)
@@ -345,10 +345,9 @@ def draw_map(z, # Data frame from `standardise`
             xy,share = embed(z, kind, seed)
             for k in np.unique(label):
                 ax.scatter(*xy[label==k].T, s=14, color=LINE if k<0 else SERIES[k%len(SERIES)], edgecolor=SOFT if k<0 else 'none', alpha=.6, lw=.4)
-            for a in mark:
-                at = xy[z.index.get_loc(a)]
-                ax.scatter(*at, s=40, color=ACCENT, zorder=4)
-                ax.annotate(str(a), at, xytext=(6,4), textcoords='offset points', fontsize=9, color=ACCENT, weight='bold')
+            at = xy[[z.index.get_loc(a) for a in mark]]
+            if len(at): ax.scatter(*at.T, s=40, color=ACCENT, zorder=4)
+            if len(at): name_dots(ax, *at.T, [plain(a) for a in mark], 9)
             names = ('t-SNE 1','t-SNE 2') if share is None else (f'PC {i+1} ({v:.0%} of variance)' for i,v in enumerate(share))
             ax.set(**dict(zip(('xlabel','ylabel'), names)), xticks=[], yticks=[])
         fig.tight_layout(w_pad=2)

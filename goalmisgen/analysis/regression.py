@@ -9,10 +9,10 @@ __all__ = ['LEAST_RELIABILITY', 'pairs', 'ols', 'coefficients', 'band', 'regress
 # %% ../../nbs/analysis/34_regression.ipynb #dc342a6b
 import numpy as np
 from dataclasses import dataclass
-from .preferences import draw_icon, of_setting
+from .preferences import draw_icon, name_dots, of_setting, plain, texts_of
 from ..core import require
 from ..evaluation.exact import Setting
-from ..style import ACCENT, SERIES, SOFT, style
+from ..style import SERIES, SOFT, style
 
 # %% ../../nbs/analysis/34_regression.ipynb #ff01b058
 def _noise(rows):
@@ -25,16 +25,18 @@ def pairs(table, # Data frame with the columns of `Result`
           x:Setting, y:Setting, # Two questions to the same agents
           method:str='exact', # Which rows
           swap:bool=False): # If `y` was asked the other way round only, take one minus that?
-    "Data frame with a row for each agent that answered both: population, agent, run, x, y and their sampling variances. `ValueError` if fewer than three did"
+    """Data frame with a row for each agent that answered both: population, agent, run, x, y and their sampling variances; its
+    `attrs['left_out']` lists the agents that answered one of the two only. `ValueError` if fewer than three answered both"""
     asked = lambda s: ((table.obj1==s.obj1) & (table.obj2==s.obj2) & (table.background==s.background) & (table.method==method)).any()
     other = Setting(y.obj2, y.obj1, y.background)
     turn = not asked(y) and asked(other)
     require(swap or not turn, 'setting', str(y), f'one in the table; {other} is, pass swap=True to take its complement')
     keys,take = ['population','agent','run'], lambda s: of_setting(table, s, method).assign(v=lambda t: t.preference, noise=_noise)
     ys = take(other).assign(v=lambda t: 1-t.v) if turn else take(y)
-    both = take(x)[keys+['v','noise']].merge(ys[keys+['v','noise']], on=keys, suffixes=('_x','_y'))
-    both = both.rename(columns=dict(v_x='x', v_y='y', noise_x='x_noise', noise_y='y_noise')).dropna().reset_index(drop=True)
+    every = take(x)[keys+['v','noise']].merge(ys[keys+['v','noise']], on=keys, how='outer', suffixes=('_x','_y'))
+    both = every.rename(columns=dict(v_x='x', v_y='y', noise_x='x_noise', noise_y='y_noise')).dropna().reset_index(drop=True)
     require(len(both)>2, 'agents with both preferences', len(both), 'at least 3')
+    both.attrs['left_out'] = sorted(set(every.agent)-set(both.agent))
     return both
 
 # %% ../../nbs/analysis/34_regression.ipynb #b0e16334
@@ -65,11 +67,8 @@ def band(fit, at): # From `ols`; float (M,)
 # %% ../../nbs/analysis/34_regression.ipynb #4241faa9
 def _name_agents(ax, x, y, both, label):
     "Texts beside the dots of some agents"
-    for n,text in (label if isinstance(label, dict) else {a: f'agent {a}' for a in label or ()}).items():
-        for i in np.flatnonzero(both.agent==n):
-            left = x[i]>np.mean(ax.get_xlim())
-            ax.annotate(text, (x[i],y[i]), xytext=(-12 if left else 12,0), textcoords='offset points', fontsize=8, color=ACCENT, va='center',
-                        ha='right' if left else 'left', arrowprops=dict(arrowstyle='-', color=ACCENT, lw=.8))
+    named = [(x[i],y[i],text) for n,text in texts_of(label).items() for i in np.flatnonzero(both.agent==n)]
+    if named: name_dots(ax, *zip(*named))
 
 # %% ../../nbs/analysis/34_regression.ipynb #427c6ea8
 def _corners(ax, x, y):
@@ -97,7 +96,7 @@ def regression_plot(both, # Data frame from `pairs`
         ax.set(xlim=(0,1), ylim=(0,1), xlabel=f'Preference, {x.obj1} over {x.obj2}', ylabel=f'Preference, {y.obj1} over {y.obj2}')
         ax.xaxis.labelpad,ax.yaxis.labelpad = 40,40
         ax.legend(loc='upper left' if fit.params[1]>=0 else 'upper right', fontsize=9)
-        ax.set_title(title, loc='left')
+        ax.set_title(plain(title), loc='left')
         _corners(ax, x, y)
         _name_agents(ax, np.asarray(both.x), np.asarray(both.y), both, label)
     return fig

@@ -12,7 +12,7 @@ from itertools import product
 from ..agents.impala import Policy
 from ..agents.population import agents_of
 from ..agents.training import Seeds
-from ..core import read_json, require
+from ..core import integer, read_json
 from ..env.levels import TRAIN, generate
 from ..env.render import Renderer
 from ..style import ACCENT, SERIES, SOFT, style
@@ -24,8 +24,8 @@ def seed_grid(weights:int=3, levels:int=3, sampling:int=3, # How many seeds of e
               first:int=1000 # The first seed that is used
               ) -> list:
     "`Seeds` of every combination, for `train_population`. `ValueError` unless each count is at least 1"
-    counts = (weights, levels, sampling)
-    require(all(type(c) is int and c>=1 for c in counts), 'seeds of each kind', counts, 'integers of at least 1')
+    first = integer(first, 'first seed', 0)
+    counts = [integer(c, f'seeds of {f}', 1) for c,f in zip((weights,levels,sampling), FACTORS)]
     ways = product(*(range(first, first+c) for c in counts))
     return [Seeds(n, *seeds) for n,seeds in enumerate(ways)]
 

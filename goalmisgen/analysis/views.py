@@ -17,8 +17,8 @@ from ..agents.impala import load_policy
 from ..agents.population import agents_of
 from .channel_tests import SCORES
 from .channels import CHANNEL_INKS, picture_grid, split_channels
-from .preferences import CLIP, draw_scatter, of_setting, scatter_grid
-from ..core import require
+from .preferences import CLIP, draw_scatter, name_dots, of_setting, plain, scatter_grid
+from ..core import integer, require
 from ..env.levels import DUEL, generate
 from ..env.maze import MOVES, StateTable
 from ..env.objects import CHANNELS, icon
@@ -67,7 +67,7 @@ def panel(table, # Data frame with the columns of `Result`
         fig = Figure(figsize=(3.6,3.3))
         ax = fig.add_subplot()
         rows = draw_scatter(ax, table, setting, method).dropna(subset=['preference']).sort_values('agent')
-        ax.set_title(title or str(setting), loc='left', fontsize=9, weight='normal')
+        ax.set_title(plain(title or setting), loc='left', fontsize=9, weight='normal')
         fig.tight_layout()
         fig.savefig(out, format='svg', metadata={'Date':None})
     width,height = 72*fig.get_size_inches()
@@ -83,7 +83,7 @@ def find_weights(agents): # A folder with `agent-N` in it, a dict from number to
         found = agents_of(agents)
         require(found, 'folder of agents', str(agents), 'a folder with finished agents, agent-0, agent-1 …')
         return found
-    ok = isinstance(agents, dict) and all(type(n) is int and (callable(a) or isinstance(a, (str,Path))) for n,a in agents.items())
+    ok = isinstance(agents, dict) and all(isinstance(n, (int,np.integer)) and (callable(a) or isinstance(a, (str,Path))) for n,a in agents.items())
     require(ok, 'agents', agents, 'a folder, or a dict from number to a policy or its path')
     return dict(agents)
 
@@ -281,15 +281,10 @@ def animation(self:Explorer, setting, level:int=100_000, seed:int=0, scale:int=4
 # %% ../../nbs/analysis/38_views.ipynb #ac54444c
 def _ring(ax, rows, selected):
     "Mark the selected agents on the axes of a scatter plot"
-    from matplotlib.patheffects import withStroke
     mine = rows[rows.agent.isin(selected)]
     ax.scatter(np.minimum(mine.mean_length, CLIP), mine.preference, s=34, color=ACCENT, lw=.8, edgecolor='white', clip_on=False, zorder=4)
-    if len(mine)>6: return
-    for r in mine.dropna(subset=['preference']).itertuples():
-        right = r.mean_length<.75*CLIP
-        ax.annotate(str(r.agent), (min(r.mean_length,CLIP), r.preference), xytext=(5 if right else -5,0), textcoords='offset points', fontsize=8,
-                    va='center', ha='left' if right else 'right', color=ACCENT, weight='bold', zorder=5,
-                    path_effects=[withStroke(linewidth=2, foreground='white')])
+    mine = mine.dropna(subset=['preference'])
+    if 0<len(mine)<=6: name_dots(ax, np.minimum(mine.mean_length, CLIP), mine.preference, map(str, mine.agent))
 
 # %% ../../nbs/analysis/38_views.ipynb #b47e3549
 @patch
@@ -351,7 +346,7 @@ class Moment:
     facing:int = 0 # It looks left (0) or right (1)
 
     def __post_init__(self):
-        require(type(self.level) is int and 0<=self.level<2**32, 'level', self.level, 'an integer from 0 to 2**32 - 1')
+        object.__setattr__(self, 'level', integer(self.level, 'level', 0, 2**32-1))
         require(self.facing in (0,1), 'facing', self.facing, '0 left or 1 right')
         s = Setting(self.obj1, self.obj2, self.background) # checks itself
         for f in ('obj1','obj2'): object.__setattr__(self, f, getattr(s, f))

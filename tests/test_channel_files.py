@@ -1,0 +1,140 @@
+"Taking a channel away on any floor, and files of scores that are believed only as far as they can be checked"
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from goalmisgen.agents.impala import Policy, save_policy
+from goalmisgen.analysis import channel_tests as ct
+from goalmisgen.analysis.channels import CHANNELS, PartRenderer, bare_floor, blank, texture_pixels
+from goalmisgen.analysis.outliers import null
+from goalmisgen.analysis.seeds import seed_grid
+from goalmisgen.analysis.views import Moment
+from goalmisgen.env.levels import DUEL, TRAIN, census, generate
+from goalmisgen.env.render import Renderer
+
+FLOOR = dict(black=0, grey=127)
+
+
+# Blank is the bare floor
+
+@pytest.mark.parametrize('background', FLOOR)
+@pytest.mark.parametrize('objects', ['yellow line', ('red line', 'yellow gem'), ('white line', 'black gem')])
+def test_blank_reads_the_floor_off_any_frame(background, objects):
+    levels = census(TRAIN).levels if objects == 'yellow line' else generate(DUEL, range(100_000, 100_100))
+    frames = Renderer(5, objects, background).first_frames(levels)
+    for k, channel in enumerate(CHANNELS):
+        assert (blank(frames, channel)[..., k] == FLOOR[background]).all()
+        assert blank(blank(frames, channel), channel).equal(blank(frames, channel))
+
+
+def test_on_textures_the_floor_must_be_given():
+    levels = generate(TRAIN, range(9))
+    levels.background[:] = range(9)
+    frames = Renderer(5, 'yellow line', 'textured').first_frames(levels)
+    for k, channel in enumerate(CHANNELS):
+        with pytest.raises(ValueError, match='black or grey'): blank(frames, channel)
+        floors = np.stack([texture_pixels(i, seen=True)[..., k] for i in range(9)])
+        given = blank(frames, channel, floors)
+        others = [c for c in CHANNELS if c != channel]
+        drawn = PartRenderer(5, 'yellow line', 'textured', others, others, others).first_frames(levels)
+        assert given.equal(drawn), 'the blank channel of the tests is the bare floor'
+    with pytest.raises(ValueError): bare_floor(frames[..., 0])
+
+
+@pytest.mark.parametrize('background', ['grey', 'textured'])
+def test_an_eye_that_only_fears_the_dark_is_not_needed(background):
+    "A walker that minds nothing but pixels of 0 in a channel, of which nothing but goals has many, loses nothing with the channel"
+    stage = ct.rehearsal('red line', background, 6)
+    from goalmisgen.env.chain import shortest_path_moves
+    from goalmisgen.env.maze import ACTION_MOVES
+    action = torch.eye(15)[[ACTION_MOVES.index(m) for m in range(5)]]
+    every = stage.frames(torch.arange(len(stage.table)))
+    best = dict(zip((f.tobytes() for f in every[..., 0].numpy()), action[shortest_path_moves(stage.table).argmax(1)]))
+
+    def walker(frames):
+        lost = (frames[..., 2] == 0).float().mean((1, 2)) > .5
+        steps = [best.get(np.ascontiguousarray(f).tobytes(), torch.full((15,), 1/15)) for f in frames[..., 0].numpy()]
+        return torch.where(lost[:, None], torch.full((15,), 1/15), torch.stack(steps))
+
+    intact, gone = (ct.run_case(walker, test, channel, 'red line', background, 6)['steps'] for test, channel in (('intact', ''), ('blank', 'blue')))
+    assert gone == pytest.approx(intact), 'blanking filled the channel with what it was to take away'
+
+
+def test_shipped_black_scores_are_reproduced():
+    from goalmisgen.agents.examples import load_example
+    shipped = ct.shipped_scores().query("population=='exact-yellow-line-black' and agent==1").iloc[0]
+    found = ct.run_case(load_example('exact-1'), 'blank', 'blue')
+    assert found['steps'] == pytest.approx(shipped.steps_blank_blue, rel=1e-4)
+
+
+# Files of scores
+
+@pytest.fixture(scope='module')
+def one(tmp_path_factory):
+    "A row of scores, as text"
+    folder = tmp_path_factory.mktemp('one')
+    save_policy(Policy(0), folder/'agent-0', dict(seeds=dict(agent=0), config=dict(goal='yellow line', background='black'), updates=0))
+    ct.score_agent(folder/'agent-0', folder/'a.csv', 'p', 2)
+    return (folder/'a.csv').read_text()
+
+
+def written(tmp_path, text):
+    path = tmp_path/'x.csv'
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return path
+
+
+def test_a_file_that_was_cut_off_is_never_read(one, tmp_path):
+    for end in range(len(one)):
+        with pytest.raises(ValueError): print(ct.read_scores([written(tmp_path, one[:end])]).iloc[0].to_dict())
+
+
+def test_a_file_that_was_changed_is_not_read_with_other_numbers(one, tmp_path):
+    rng, head = np.random.default_rng(0), one.index('\n')+1
+    before, checked = ct.read_scores([written(tmp_path, one)]), (*ct.SCORES, *[c for c in ct.COLUMNS if c.startswith('steps_')])
+    for _ in range(300):
+        at = int(rng.integers(head, len(one)))
+        new = one[:at] + str(rng.choice(list('0123456789.,-e\nxn'))) + one[at+1:]
+        try: after = ct.read_scores([written(tmp_path, new)])
+        except ValueError: continue
+        assert len(after) == 1
+        for c in checked: assert np.isclose(after[c][0], before[c][0], rtol=3e-4, atol=3e-4, equal_nan=True), (c, at)
+
+
+@pytest.mark.parametrize('name', ['2024', 'NA', 'True', '1e5', 'nan', '5669732331e84638', 'inf', '007', '='])
+def test_names_are_text(one, tmp_path, name):
+    found = ct.read_scores([written(tmp_path, one.replace('\n2,p,', f'\n2,{name},'))])
+    assert found.population.tolist() == [name] and found.agent.tolist() == [0]
+
+
+def test_rows_from_before_are_read_where_they_mean_the_same(one, tmp_path):
+    old = '\n'.join(line.partition(',')[2] for line in one.splitlines())+'\n'
+    pd.testing.assert_frame_equal(ct.read_scores([written(tmp_path, old)]), ct.read_scores([written(tmp_path, one)]))
+    with pytest.raises(ValueError, match='black'): ct.read_scores([written(tmp_path, old.replace(',black,', ',grey,'))])
+
+
+def test_two_rows_of_one_agent_are_refused(one, tmp_path):
+    path = written(tmp_path, one+one.splitlines()[1]+'\n')
+    with pytest.raises(ValueError, match='several'): ct.read_scores([path])
+    with pytest.raises(ValueError, match='several'): ct.read_scores([written(tmp_path, one)]*2)
+
+
+def test_other_sizes_are_refused_and_not_scored_in_small_mazes(tmp_path):
+    save_policy(Policy(0), tmp_path/'agent-0', dict(seeds=dict(agent=0), config=dict(goal='yellow line', background='black', size=7), updates=0))
+    with pytest.raises(ValueError, match='size'): ct.score_agent(tmp_path/'agent-0', tmp_path/'a.csv', 'p', 2)
+    assert not (tmp_path/'a.csv').exists()
+
+
+# Numbers as numpy has them
+
+def test_numpy_integers_count():
+    two = np.int64(2)
+    assert seed_grid(two, two, two) == seed_grid(2, 2, 2) and Moment(level=np.int32(100_003)).level == 100_003
+    assert len(ct.practice('black', two)[0]) == 2
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(9, 2)), rng.normal(size=(9, 1))
+    assert np.allclose(ct.cross_predict(X, y, np.int64(3))[0], ct.cross_predict(X, y, 3)[0])
+    assert np.allclose(ct.cross_predict(X, y)[0], ct.cross_predict(X, y, 9)[0])
+    for bad in (lambda: seed_grid(True, 2, 2), lambda: ct.practice('black', True), lambda: Moment(level=1.5), lambda: null(None, draws=0)):
+        with pytest.raises(ValueError): bad()

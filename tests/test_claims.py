@@ -1,0 +1,147 @@
+"What the README says is what the shipped tables show; numbers come with their intervals, and agents without an answer do not count"
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import binomtest, ks_2samp, pearsonr, t, ttest_ind
+
+from goalmisgen.agents.impala import Policy
+from goalmisgen.analysis.channel_tests import predict_preferences, shipped_scores
+from goalmisgen.analysis.preferences import as_table, most_different, of_setting, opposites, published_dots, scatter, summarise
+from goalmisgen.analysis.regression import pairs
+from goalmisgen.analysis.seeds import lean, main_effects, seed_grid, seed_table
+from goalmisgen.evaluation.exact import Setting
+from goalmisgen.evaluation.intervals import correlation_of, count_of, explained, mean_of, prefer_first, proportion_of
+from goalmisgen.evaluation.tables import load_table
+
+README = ' '.join((Path(__file__).parents[1]/'README.md').read_text(encoding='utf-8').split())
+BLACK = 'exact-yellow-line-black'
+PAIR = Setting('red line', 'yellow gem')
+
+
+def preference(name, obj1, obj2, background='black'):
+    return of_setting(load_table(name), Setting(obj1, obj2, background)).set_index('agent').preference
+
+
+def says(text):
+    assert text in README, f'README does not say: {text}'
+
+
+# The README, sentence by sentence
+
+def test_how_far_preferences_go_and_how_they_lie_beside_the_papers():
+    red, dots = preference(BLACK, 'red line', 'yellow gem'), published_dots().preference
+    gap = ttest_ind(red, dots, equal_var=False).confidence_interval()
+    says(f'the preferences of {len(red)} agents go from {red.min():.2f} to {red.max():.2f}')
+    says(f"the paper’s {len(dots)} legible ones are (p = {ks_2samp(red, dots).pvalue:.3f}".replace('= 0', '= '))
+    says(f'only {red.mean()-dots.mean():.3f} apart ({gap.low:.2f} to {gap.high:.2f})')
+
+
+def test_what_sight_and_need_predict_of_all_six_questions():
+    scores, table = shipped_scores().query('population==@BLACK'), load_table(BLACK)
+    asked = [Setting(*k) for k in dict.fromkeys(zip(table.obj1, table.obj2, table.background))]
+    sight, need = (predict_preferences(scores, table, asked, (f'{k}_red', f'{k}_green'), permutations=0).set_index(['obj1', 'obj2'])
+                   for k in ('sight', 'need'))
+    sure = [f'{sight.r2[q]:.2f} ({sight.low[q]:.2f} to {sight.high[q]:.2f})' for q in
+            (('green line', 'red line'), ('green line', 'yellow gem'), ('red line', 'yellow gem'))]
+    says(f'R² is {sure[0]} for green against red line, {sure[1]} for green line against gem, {sure[2]} for red line against gem')
+    assert len(asked) == 6 and set(sight.agents) == {55} and set(sight.left_out) == {45} and sorted(sight.r2)[2] < .2
+    lost = [need.r2[q] for q in (('green line', 'red line'), ('green line', 'yellow gem'), ('red line', 'yellow gem'))]
+    says('predicts less: {:.2f}, {:.2f} and {:.2f}'.format(*lost))
+    says(f'All {(scores.need_blue > .5).sum()} need the *blue* channel')
+    assert (scores.need_blue > .5).all()
+    eye = scores[['need_red', 'need_green']].gt(.5)
+    says(f'On black {(scores.sight_red > scores.sight_green).sum()} agents of 55 see their goal better by red and '
+         f'{(scores.sight_green > scores.sight_red).sum()} by green; of those that need just one of the two, '
+         f'{(eye.need_red & ~eye.need_green).sum()} need red and {(eye.need_green & ~eye.need_red).sum()} green')
+
+
+def test_which_seed_decides_and_where_the_lean_holds():
+    answers = of_setting(load_table('exact-seed-grid'), Setting('green line', 'red line'))[['agent', 'preference']]
+    grid = seed_table(seed_grid(3, 3, 2)).merge(answers, on='agent')
+    assert len(grid) == 18
+    says(f"explains {main_effects(grid, permutations=1).set_index('factor').share['weights']:.0%}".replace('%', ' %'))
+    textured = preference('exact-yellow-line-textured', 'green line', 'red line', 'textured')
+    r = correlation_of([lean(Policy(n), background='textured') for n in textured.index], textured)
+    value, low, high = map(float, re.search(r'lean says little: (\S+) \((\S+) to (\S+)\)', README.replace('−', '-')).groups())
+    assert r.low < 0 < r.high and max(abs(value-r.value), abs(low-r.low), abs(high-r.high)) < .011
+
+
+def test_what_textures_did():
+    name = 'exact-yellow-line-textured'
+    gem, green = 1-preference(name, 'red line', 'yellow gem', 'textured'), preference(name, 'green line', 'red line', 'textured')
+    open_ = prefer_first(preference(name, 'green line', 'yellow gem', 'textured'))
+    says(f'{(gem > .5).sum()} choose the gem over a red line and {(green > .5).sum()} a green line over a red one')
+    says(f'is not shown: {count_of(open_)} ({100*open_.low:.0f} to {100*open_.high:.0f} %)')
+    assert binomtest(19, 30).pvalue > .05 > binomtest(int((green > .5).sum()), 30).pvalue
+
+
+# Estimates
+
+def test_estimates_are_those_of_the_formulas():
+    x, y = np.random.default_rng(0).normal(size=(2, 30))
+    m, half = mean_of(x), t.ppf(.975, 29)*x.std(ddof=1)/30**.5
+    assert np.allclose([m.value, m.low, m.high], [x.mean(), x.mean()-half, x.mean()+half])
+    r = pearsonr(x, y)
+    assert np.allclose([*vars(correlation_of(x, y)).values()][:3], [r.statistic, *r.confidence_interval()])
+    for k in (0, 7, 30):
+        ci = binomtest(k, 30).proportion_ci(method='wilson')
+        assert np.allclose([proportion_of(k, 30).low, proportion_of(np.int64(k), 30).high], [ci.low, ci.high], atol=1e-9)
+
+
+def test_who_has_no_answer_does_not_count():
+    with_gap = [.2, np.nan, .6, .7]
+    assert mean_of(with_gap) == mean_of([.2, .6, .7]) and prefer_first(with_gap).n == 3 and count_of(prefer_first(with_gap)) == '2 of 3'
+    assert correlation_of([*range(5), np.nan], [0, 2, 1, 3, 4, 9]).n == 5
+    for bad in (lambda: mean_of([np.nan, 1]), lambda: prefer_first([np.nan]), lambda: proportion_of(3, 2), lambda: proportion_of(1, 0),
+                lambda: correlation_of([1, 2, np.nan, 3], [1, 2, 3, 4]), lambda: explained([1, 2], [1, 2], [0, 0])):
+        with pytest.raises(ValueError): bad()
+
+
+def test_interval_of_what_is_explained_holds_the_truth_as_often_as_it_says():
+    "With predictions that leave half of the variance, over 60 made-up populations"
+    rng, hits = np.random.default_rng(0), 0
+    for seed in range(60):
+        signal = rng.normal(size=80)
+        e = explained(signal+rng.normal(size=80), signal, 0*signal, seed)
+        hits += e.low <= .5 <= e.high
+    assert 52 <= hits <= 60
+
+
+# Orders, extremes, reports
+
+def test_an_agent_without_a_preference_is_at_no_end():
+    table = as_table([.4, np.nan, .9, .1, np.nan], [5, 500, 6, 7, 500], PAIR, 'x')
+    assert opposites(table, PAIR) == (2, 3)
+    assert opposites(table[table.agent.isin([1, 2, 4])], PAIR) == (2,) and opposites(table[table.preference.isna()], PAIR) == ()
+    s = summarise(table).iloc[0]
+    assert s.agents == 5 and s.answers == 3
+
+
+def test_the_most_different_agents_are_so_over_all_questions():
+    other = Setting('green line', 'yellow gem')
+    rng = np.random.default_rng(0)
+    p, q = rng.uniform(size=(2, 12))
+    p[3] = np.nan
+    table = pd.concat([as_table(v, np.full(12, 9.), s, 'x') for v, s in ((p, PAIR), (q, other))], ignore_index=True)
+    a, b, far = most_different(table, [PAIR, other])
+    every = {(i, j): np.sqrt(((p[i]-p[j])**2+(q[i]-q[j])**2)/2) for i in range(12) for j in range(i) if 3 not in (i, j)}
+    assert far == pytest.approx(max(every.values())) == pytest.approx(every[max(a, b), min(a, b)])
+    with pytest.raises(ValueError): most_different(table[table.agent.isin([3, 4])], [PAIR, other])
+    with pytest.raises(ValueError): most_different(table, [])
+
+
+def test_figures_count_in_words_and_say_who_has_no_dot():
+    def told(preference):
+        fig = scatter(as_table(preference, np.full(len(preference), 9.), PAIR, 'x'), PAIR)
+        return ' '.join(x.get_text() for x in fig.axes[0].texts)
+    assert '1 agent,' in told([.5]) and '3 agents, 1 without a preference' in told([.5, .6, np.nan])
+
+
+def test_who_is_left_out_of_a_fit_is_named():
+    x, y = Setting('green line', 'red line'), Setting('yellow gem', 'red line')
+    table = pd.concat([as_table([.1, .5, np.nan, .9, .3], [5.]*5, x, 'p'), as_table([.2, .6, .7, .8, .3], [5.]*5, y, 'p')[:4]])
+    both = pairs(table, x, y)
+    assert both.agent.tolist() == [0, 1, 3] and both.attrs['left_out'] == [2, 4]
