@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['PRECISIONS', 'MOST_LEVELS', 'TRAINERS', 'TRACKERS', 'Seeds', 'resolve_precision', 'training_levels', 'examine',
-           'fewest_steps', 'Learner', 'learner_for', 'metrics_csv', 'is_finished', 'train_agent', 'tracker']
+           'fewest_steps', 'Learner', 'learner_for', 'metrics_csv', 'is_finished', 'train_agent', 'tracker',
+           'check_tracker']
 
 # %% ../../nbs/agents/12_training.ipynb #266d8106
 import csv, io, math, torch
@@ -76,7 +77,7 @@ def examine(policy, goal='yellow line', background='black', size:int=5, num_leve
     e = endings(t, move_probs(logits.softmax(1).cpu()), prob)
     return dict(episode_length=float(p@e.steps), success=float(p@e.p1), timeout=float(p@e.timeout))
 
-# %% ../../nbs/agents/12_training.ipynb #fadf9d15
+# %% ../../nbs/agents/12_training.ipynb #9eef700c
 def fewest_steps(size:int=5, num_levels:int=0):
     "Mean episode length of a perfect agent over its training levels; None where they cannot be listed"
     if size>5 and not 0<num_levels<=MOST_LEVELS: return None
@@ -119,7 +120,7 @@ def learner_for(config, seeds:Seeds=Seeds(), device='cpu') -> Learner:
     require(type(config) in TRAINERS, 'config', type(config).__name__, ', '.join(c.__name__ for c in TRAINERS) or 'a config whose trainer is imported')
     return TRAINERS[type(config)](config, seeds, device)
 
-# %% ../../nbs/agents/12_training.ipynb #28b00dbf
+# %% ../../nbs/agents/12_training.ipynb #2ee310b1
 @patch
 def require_finite(self:Learner, tensors, what:str):
     "`FloatingPointError` unless all numbers of these tensors are finite"
@@ -162,7 +163,7 @@ def save(self:Learner, path):
     save_sealed(dict(digest=self.digest(), precision=self.precision, policy=self.policy.state_dict(), optimiser=self.optimiser.state_dict(),
                      updates=self.updates, metrics=self.metrics, own=own), path)
 
-# %% ../../nbs/agents/12_training.ipynb #9a026631
+# %% ../../nbs/agents/12_training.ipynb #c81e76ff
 def _alike(old, new):
     "Is `new` what `old` could have become: the same kinds of things, all of them finite?"
     if isinstance(old, torch.Generator): old = old.get_state()
@@ -185,7 +186,7 @@ def _optimiser_fits(learner, found):
     fits = all(isinstance(v, torch.Tensor) and v.shape in ((), s) and bool(torch.isfinite(v).all()) for s,v in moments)
     return fits and len(moments)>=2*len(shapes) and params(found['param_groups'])==params(empty['param_groups'])
 
-# %% ../../nbs/agents/12_training.ipynb #ffae995f
+# %% ../../nbs/agents/12_training.ipynb #797799a0
 def _metrics_fit(learner, rows, updates):
     "Are these the metrics of a run of this kind after so many gradient steps?"
     if not isinstance(rows, list) or not all(isinstance(r, dict) and r for r in rows) or bool(rows)!=bool(updates): return False
@@ -203,7 +204,7 @@ def _policy_fits(learner, weights):
     shapes = {k: tuple(v.shape) for k,v in learner.policy.state_dict().items()}
     return isinstance(weights, dict) and not misfits(weights, shapes)
 
-# %% ../../nbs/agents/12_training.ipynb #6005b46a
+# %% ../../nbs/agents/12_training.ipynb #0989fe6e
 _PARTS = 'digest precision policy optimiser updates metrics own'.split()
 
 @patch
@@ -242,7 +243,7 @@ def metrics_csv(metrics) -> str:
     w.writeheader(); w.writerows(metrics)
     return out.getvalue()
 
-# %% ../../nbs/agents/12_training.ipynb #cd1ed7fb
+# %% ../../nbs/agents/12_training.ipynb #0cb6b0bc
 def is_finished(config, seeds:Seeds, folder) -> bool:
     "Is there a finished agent in `folder`? `ValueError` if it is that of another run, or its manifest is damaged"
     path = Path(folder)/'manifest.json'
@@ -310,11 +311,13 @@ def tracker(kind:str, # none, tensorboard or wandb
             name='agent', # Of the run
             config=None): # Shown with the run
     "A `report` function for `train_agent`. `ValueError` for an unknown tracker or one that is not installed"
-    require(kind in TRACKERS, 'tracker', kind, ', '.join(TRACKERS))
+    check_tracker(kind)
     if kind=='none': return lambda updates,metrics: None
     return (_tensorboard if kind=='tensorboard' else _wandb)(Path(folder), name, config)
 
 # %% ../../nbs/agents/12_training.ipynb #03f1ae32
+_MODULES = dict(tensorboard=('torch.utils.tensorboard',"'goalmisgen[track]'"), wandb=('wandb','wandb')) # and how to get them
+
 def _installed(module, extra):
     "Import an optional module, or say how to get it"
     from importlib import import_module
@@ -322,12 +325,18 @@ def _installed(module, extra):
     except ImportError as e: raise ValueError(f'tracker: {module} cannot be imported ({e}). Install it: pip install {extra}') from None
 
 def _tensorboard(folder, name, config):
-    writer = _installed('torch.utils.tensorboard', "'goalmisgen[track]'").SummaryWriter(str(folder/'tensorboard'))
+    writer = _installed(*_MODULES['tensorboard']).SummaryWriter(str(folder/'tensorboard'))
     def report(updates, metrics):
         for k,v in metrics.items(): writer.add_scalar(k, v, updates)
         writer.flush()
     return report
 
 def _wandb(folder, name, config):
-    run = _installed('wandb', 'wandb').init(project='goalmisgen', name=name, config=config and to_dict(config), dir=str(folder))
+    run = _installed(*_MODULES['wandb']).init(project='goalmisgen', name=name, config=config and to_dict(config), dir=str(folder))
     return lambda updates,metrics: run.log(dict(metrics), step=updates)
+
+# %% ../../nbs/agents/12_training.ipynb #b0d08d51
+def check_tracker(kind:str):
+    "`ValueError` for an unknown tracker, or one that is not installed"
+    require(kind in TRACKERS, 'tracker', kind, ', '.join(TRACKERS))
+    if kind!='none': _installed(*_MODULES[kind])
