@@ -59,7 +59,7 @@ def _environment(**values):
     finally:
         for k,v in before.items(): os.environ.pop(k) if v is None else os.environ.update({k:v})
 
-# %% ../../nbs/agents/15_population.ipynb #3d745424
+# %% ../../nbs/agents/15_population.ipynb #e4ce4246
 def _needs_script(job):
     "Is the job made of things that the running script defines?"
     try: return b'__main__' in pickle.dumps((job.fn, job.kwargs))
@@ -87,8 +87,8 @@ def _start(ctx, job, pipe):
     return p
 
 # %% ../../nbs/agents/15_population.ipynb #ae325ce7
-_GUARD = """The job is made of things that the script defines, so each worker runs the script again. It must be a file, and what it
-does must stand below the line `if __name__ == '__main__':`, or in a function called there. One worker (workers=1) needs no such line."""
+_GUARD = ("the job is made of things that the script defines, so each worker runs the script again. What the script does must stand "
+          "below a line `if __name__ == '__main__':`, and the script must be a file. One worker (workers=1) needs neither")
 
 class _Crew:
     "The running workers, and how far each job is"
@@ -107,12 +107,12 @@ class _Crew:
         process.join(10)
         pipe.close()
 
-# %% ../../nbs/agents/15_population.ipynb #ad6dddcb
+# %% ../../nbs/agents/15_population.ipynb #8b7831d6
 def _died(crew, i):
     "What to say of a worker that left without a word"
     process = crew.running[i][0]
     process.join(10)
-    why = f'\n{_GUARD}' if i not in crew.begun and _needs_script(crew.jobs[i]) else ''
+    why = f': {_GUARD}' if i not in crew.begun and _needs_script(crew.jobs[i]) else ''
     return f'the worker died (exit code {process.exitcode}){why}'
 
 def _take_in(crew, i):
@@ -153,7 +153,7 @@ def progress_bar(jobs, label, show=True):
     watched = sys.stderr.isatty() or 'ipykernel' in sys.modules
     return tqdm(total=sum(j.units for j in jobs), desc=label, disable=not show, smoothing=.1, mininterval=.1 if watched else 30)
 
-# %% ../../nbs/agents/15_population.ipynb #554eb4dc
+# %% ../../nbs/agents/15_population.ipynb #074c8273
 @contextmanager
 def _remembered_interrupt():
     "Inside, the first Ctrl-C is noted in the list, and the second is raised"
@@ -175,7 +175,7 @@ def _one_thread():
     try: yield
     finally: torch.set_num_threads(before)
 
-# %% ../../nbs/agents/15_population.ipynb #bc7180b1
+# %% ../../nbs/agents/15_population.ipynb #fa80d4cf
 def _run_here(jobs, bar, each):
     "The jobs in this process, one after the other"
     out = []
@@ -280,7 +280,7 @@ def claim(folder, config, device='cpu'):
     create_atomic(Path(folder)/'population.json', json.dumps(mine, indent=1, sort_keys=True) + '\n')
     check_claim(folder, config, device)
 
-# %% ../../nbs/agents/15_population.ipynb #c98e222f
+# %% ../../nbs/agents/15_population.ipynb #aaad9a9c
 MOST_STEPS,MOST_TIMEOUTS = 1.25, .01 # Of a competent agent: times the fewest steps possible, and share of episodes
 
 def competence_summary(found:dict, config) -> str: # found: seed to what the manifest says of the training levels
@@ -298,7 +298,7 @@ def competence_summary(found:dict, config) -> str: # found: seed to what the man
     longer = 'env_steps' if hasattr(config, 'env_steps') else 'updates'
     return f'{text}\nWarning: not competent: {said}{more}. Their preferences say little. Train longer ({longer}), in another folder'
 
-# %% ../../nbs/agents/15_population.ipynb #63ab4906
+# %% ../../nbs/agents/15_population.ipynb #c938ccbb
 def _trained_levels(folder):
     "What the manifest of a finished agent says of its training levels"
     found = read_json(Path(folder)/'manifest.json').get('training_levels')
@@ -336,7 +336,7 @@ def _all_failed(failed):
     last = dict.fromkeys(e.strip().splitlines()[-1] for e in failed.values())
     return f'none of {len(failed)} agents could be trained: {"; ".join(list(last)[:5])}\n\n{next(iter(failed.values()))}'
 
-# %% ../../nbs/agents/15_population.ipynb #ca3a71c2
+# %% ../../nbs/agents/15_population.ipynb #cfd785c7
 def _check_call(config, seeds, folder, workers, device, track, run, progress):
     "`ValueError` on bad input; the seeds that are still to be trained"
     numbers = [s.agent for s in seeds]

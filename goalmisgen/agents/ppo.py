@@ -66,7 +66,8 @@ def _check(c):
     MazeSpec(size=c.size)
     for f in _COUNTS: integer(get(f), f, 1)
     for f in ('num_levels','checkpoints'): integer(get(f), f, 0, 2**31-1)
-    for f in 'lr clip max_grad_norm reward_clip'.split(): require(0<get(f)<math.inf, f, get(f), 'a positive number')
+    require(0<c.lr<=1e6, 'lr', c.lr, 'a positive number up to 1e6')
+    for f in 'clip max_grad_norm reward_clip'.split(): require(0<get(f)<math.inf, f, get(f), 'a positive number')
     for f in ('gamma','gae_lambda','reward_norm_gamma'): require(0<=get(f)<=1, f, get(f), 'a number from 0 to 1')
     for f in ('value_coef','entropy'): require(0<=get(f)<math.inf, f, get(f), 'a number of at least 0')
     n = c.num_envs*c.rollout
