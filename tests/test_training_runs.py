@@ -10,8 +10,8 @@ from goalmisgen.agents import population
 from goalmisgen.agents.exact_ppo import ExactPPO, ExactPPOConfig
 from goalmisgen.agents.population import agent_dir, agents_of, claim, competence_summary, train_population
 from goalmisgen.agents.ppo import PPO, PPOConfig
-from goalmisgen.agents.training import Seeds, fewest_steps, train_agent
-from goalmisgen.core import read_json
+from goalmisgen.agents.training import Seeds, fewest_steps, is_finished, train_agent
+from goalmisgen.core import read_json, write_json
 
 SMALL = ExactPPOConfig(size=3, updates=6, updates_per_solve=2, levels_per_solve=8, batch_size=64, checkpoint_every=1, precision='float32')
 SMALL_PPO = PPOConfig(size=3, num_envs=8, rollout=8, minibatches=2, epochs=1, env_steps=192, checkpoints=0, precision='float32')
@@ -77,6 +77,25 @@ def test_a_checkpoint_that_vanishes_is_none(tmp_path, agent, monkeypatch):
         return load(path)
     monkeypatch.setattr(training, 'load_sealed', gone)
     assert train_agent(SMALL, Seeds(1), tmp_path) and files(tmp_path)==files(agent)
+
+
+def test_a_manifest_that_names_no_precision(tmp_path, agent):
+    "Is read as far as it goes: the digest decides"
+    from dataclasses import replace
+    write_json(tmp_path/'manifest.json', dict(digest=ExactPPO(SMALL, Seeds(1)).digest()))
+    assert is_finished(SMALL, Seeds(1), tmp_path)
+    for config in (replace(SMALL, precision='auto'), replace(SMALL, lr=.5)):
+        with pytest.raises(ValueError, match='another folder'): is_finished(config, Seeds(1), tmp_path)
+
+
+def test_one_failure_beside_finished_agents_is_reported(tmp_path, agent):
+    home = agent_dir(tmp_path/'pop', 1)
+    home.mkdir(parents=True)
+    for name, data in files(agent).items(): (home/name).write_bytes(data)
+    agent_dir(tmp_path/'pop', 2).mkdir()
+    (agent_dir(tmp_path/'pop', 2)/'trainer.pt').write_bytes(b'nonsense')
+    report = train_population(SMALL, [1, 2], tmp_path/'pop', workers=1, progress=False)
+    assert report.finished==(1,) and 'not a readable checkpoint' in report.failed[2]
 
 
 def test_what_a_kill_left_behind_goes(tmp_path, agent):

@@ -59,7 +59,7 @@ def _environment(**values):
     finally:
         for k,v in before.items(): os.environ.pop(k) if v is None else os.environ.update({k:v})
 
-# %% ../../nbs/agents/15_population.ipynb #e4ce4246
+# %% ../../nbs/agents/15_population.ipynb #3d745424
 def _needs_script(job):
     "Is the job made of things that the running script defines?"
     try: return b'__main__' in pickle.dumps((job.fn, job.kwargs))
@@ -107,7 +107,7 @@ class _Crew:
         process.join(10)
         pipe.close()
 
-# %% ../../nbs/agents/15_population.ipynb #8b7831d6
+# %% ../../nbs/agents/15_population.ipynb #93d15d69
 def _died(crew, i):
     "What to say of a worker that left without a word"
     process = crew.running[i][0]
@@ -153,7 +153,7 @@ def progress_bar(jobs, label, show=True):
     watched = sys.stderr.isatty() or 'ipykernel' in sys.modules
     return tqdm(total=sum(j.units for j in jobs), desc=label, disable=not show, smoothing=.1, mininterval=.1 if watched else 30)
 
-# %% ../../nbs/agents/15_population.ipynb #074c8273
+# %% ../../nbs/agents/15_population.ipynb #554eb4dc
 @contextmanager
 def _remembered_interrupt():
     "Inside, the first Ctrl-C is noted in the list, and the second is raised"
@@ -175,7 +175,7 @@ def _one_thread():
     try: yield
     finally: torch.set_num_threads(before)
 
-# %% ../../nbs/agents/15_population.ipynb #fa80d4cf
+# %% ../../nbs/agents/15_population.ipynb #bc7180b1
 def _run_here(jobs, bar, each):
     "The jobs in this process, one after the other"
     out = []
@@ -280,7 +280,7 @@ def claim(folder, config, device='cpu'):
     create_atomic(Path(folder)/'population.json', json.dumps(mine, indent=1, sort_keys=True) + '\n')
     check_claim(folder, config, device)
 
-# %% ../../nbs/agents/15_population.ipynb #aaad9a9c
+# %% ../../nbs/agents/15_population.ipynb #727691f1
 MOST_STEPS,MOST_TIMEOUTS = 1.25, .01 # Of a competent agent: times the fewest steps possible, and share of episodes
 
 def competence_summary(found:dict, config) -> str: # found: seed to what the manifest says of the training levels
@@ -289,8 +289,8 @@ def competence_summary(found:dict, config) -> str: # found: seed to what the man
     known = {n: t for n,t in found.items() if t}
     if not known or not best: return 'How well they learned is not known: the levels of this world cannot be listed. Evaluate or watch the agents.'
     steps,lost = ([t[k] for t in known.values()] for k in ('episode_length','timeout'))
-    text = (f'On their training levels {len(known)} agents take {min(steps):.2f} to {max(steps):.2f} steps '
-            f'(fewest possible: {best:.2f}), with up to {max(lost):.2%} timeouts')
+    who = f'{len(known)} agents take {min(steps):.2f} to {max(steps):.2f}' if len(known)>1 else f'the agent takes {steps[0]:.2f}'
+    text = f'On the training levels {who} steps (fewest possible: {best:.2f}), with up to {max(lost):.2%} timeouts'
     weak = {n: t for n,t in known.items() if t['episode_length']>MOST_STEPS*best or t['timeout']>MOST_TIMEOUTS}
     if not weak: return text
     said = ', '.join(f'agent {n} ({t["episode_length"]:.1f} steps, {t["timeout"]:.1%} timeouts)' for n,t in list(weak.items())[:5])
@@ -298,7 +298,7 @@ def competence_summary(found:dict, config) -> str: # found: seed to what the man
     longer = 'env_steps' if hasattr(config, 'env_steps') else 'updates'
     return f'{text}\nWarning: not competent: {said}{more}. Their preferences say little. Train longer ({longer}), in another folder'
 
-# %% ../../nbs/agents/15_population.ipynb #c938ccbb
+# %% ../../nbs/agents/15_population.ipynb #63ab4906
 def _trained_levels(folder):
     "What the manifest of a finished agent says of its training levels"
     found = read_json(Path(folder)/'manifest.json').get('training_levels')
@@ -315,7 +315,7 @@ def train_population(config, # What they share: `PPOConfig` or `ExactPPOConfig`
                      run=run_jobs # What runs the jobs: `run_jobs`, or `cluster.run_on_ray`
                      ) -> PopulationReport:
     """Train every agent that is not finished yet. `ValueError` on bad input, before work starts and anything is written;
-    `RuntimeError` if every agent that was to be trained failed"""
+    `RuntimeError` if all failed, so that there is no agent"""
     seeds = [s if isinstance(s, Seeds) else Seeds(s) for s in seeds]
     todo = _check_call(config, seeds, folder, workers, device, track, run, progress)
     claim(folder, config, device)
@@ -325,9 +325,9 @@ def train_population(config, # What they share: `PPOConfig` or `ExactPPOConfig`
     jobs = [Job(f'agent {s.agent}', _train_job, task(s), config.updates) for s in todo]
     out = run(jobs, workers=workers, label='training', progress=progress) if jobs else []
     failed = {s.agent: o.error for s,o in zip(todo,out) if o.error}
-    if todo and len(failed)==len(todo): raise RuntimeError(_all_failed(failed))
     finished = agents_of(folder)
     known = {s.agent: _trained_levels(finished[s.agent]) for s in seeds if s.agent in finished}
+    if failed and not known: raise RuntimeError(_all_failed(failed))
     if progress and known: print(competence_summary(known, config))
     return PopulationReport(Path(folder), tuple(known), failed, known)
 
@@ -336,7 +336,7 @@ def _all_failed(failed):
     last = dict.fromkeys(e.strip().splitlines()[-1] for e in failed.values())
     return f'none of {len(failed)} agents could be trained: {"; ".join(list(last)[:5])}\n\n{next(iter(failed.values()))}'
 
-# %% ../../nbs/agents/15_population.ipynb #cfd785c7
+# %% ../../nbs/agents/15_population.ipynb #b0a3aa8a
 def _check_call(config, seeds, folder, workers, device, track, run, progress):
     "`ValueError` on bad input; the seeds that are still to be trained"
     numbers = [s.agent for s in seeds]
@@ -345,8 +345,8 @@ def _check_call(config, seeds, folder, workers, device, track, run, progress):
     _check_device(device)
     check_claim(folder, config, device)
     todo = [s for s in seeds if not is_finished(config, s, agent_dir(folder, s.agent))]
-    _check_disk(folder, config, todo, progress)
     run([], workers=workers, label='training', progress=False)
+    _check_disk(folder, config, todo, progress)
     return todo
 
 # %% ../../nbs/agents/15_population.ipynb #2c5d1c76
@@ -362,5 +362,6 @@ def _check_disk(folder, config, seeds, say):
     there = sum(p.stat().st_size for s in seeds for p in agent_dir(folder, s.agent).glob('*') if p.is_file())
     home = next(p for p in (Path(folder).absolute(), *Path(folder).absolute().parents) if p.is_dir())
     free = shutil.disk_usage(home).free
-    if say and seeds: print(f'{len(seeds)} agents to train: {final/1e6:.0f} MB in {folder} when finished, up to {most/1e6:.0f} MB on the way')
-    require(most-there<=free, 'disk space', f'{free/1e6:.0f} MB free', f'at least {max(0,most-there)/1e6:.0f} MB for {len(seeds)} agents')
+    many = f'{len(seeds)} agent{"s"*(len(seeds)>1)}'
+    if say and seeds: print(f'{many} to train: {final/1e6:.0f} MB in {folder} when finished, up to {most/1e6:.0f} MB on the way')
+    require(most-there<=free, 'disk space', f'{free/1e6:.0f} MB free', f'at least {max(0,most-there)/1e6:.0f} MB for {many}')

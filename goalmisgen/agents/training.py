@@ -77,7 +77,7 @@ def examine(policy, goal='yellow line', background='black', size:int=5, num_leve
     e = endings(t, move_probs(logits.softmax(1).cpu()), prob)
     return dict(episode_length=float(p@e.steps), success=float(p@e.p1), timeout=float(p@e.timeout))
 
-# %% ../../nbs/agents/12_training.ipynb #9eef700c
+# %% ../../nbs/agents/12_training.ipynb #fadf9d15
 def fewest_steps(size:int=5, num_levels:int=0):
     "Mean episode length of a perfect agent over its training levels; None where they cannot be listed"
     if size>5 and not 0<num_levels<=MOST_LEVELS: return None
@@ -120,7 +120,7 @@ def learner_for(config, seeds:Seeds=Seeds(), device='cpu') -> Learner:
     require(type(config) in TRAINERS, 'config', type(config).__name__, ', '.join(c.__name__ for c in TRAINERS) or 'a config whose trainer is imported')
     return TRAINERS[type(config)](config, seeds, device)
 
-# %% ../../nbs/agents/12_training.ipynb #2ee310b1
+# %% ../../nbs/agents/12_training.ipynb #28b00dbf
 @patch
 def require_finite(self:Learner, tensors, what:str):
     "`FloatingPointError` unless all numbers of these tensors are finite"
@@ -153,8 +153,9 @@ def digest(self:Learner) -> str:
 
 def _names_of_run(config, seeds, precision):
     "Digests that this run may go by if it was computed in `precision`: the config as it is, and with `auto` for what `auto` stood for"
-    same = {config.precision} | ({'auto',precision} if config.precision in ('auto',precision) else set())
-    return [digest([to_dict(replace(config, precision=p)), to_dict(seeds)]) for p in sorted(same)]
+    known = precision in PRECISIONS[1:] and config.precision in ('auto',precision)
+    same = ['auto',precision] if known else [config.precision]
+    return [digest([to_dict(replace(config, precision=p)), to_dict(seeds)]) for p in same]
 
 @patch
 def save(self:Learner, path):
@@ -163,7 +164,7 @@ def save(self:Learner, path):
     save_sealed(dict(digest=self.digest(), precision=self.precision, policy=self.policy.state_dict(), optimiser=self.optimiser.state_dict(),
                      updates=self.updates, metrics=self.metrics, own=own), path)
 
-# %% ../../nbs/agents/12_training.ipynb #c81e76ff
+# %% ../../nbs/agents/12_training.ipynb #9a026631
 def _alike(old, new):
     "Is `new` what `old` could have become: the same kinds of things, all of them finite?"
     if isinstance(old, torch.Generator): old = old.get_state()
@@ -186,7 +187,7 @@ def _optimiser_fits(learner, found):
     fits = all(isinstance(v, torch.Tensor) and v.shape in ((), s) and bool(torch.isfinite(v).all()) for s,v in moments)
     return fits and len(moments)>=2*len(shapes) and params(found['param_groups'])==params(empty['param_groups'])
 
-# %% ../../nbs/agents/12_training.ipynb #797799a0
+# %% ../../nbs/agents/12_training.ipynb #ffae995f
 def _metrics_fit(learner, rows, updates):
     "Are these the metrics of a run of this kind after so many gradient steps?"
     if not isinstance(rows, list) or not all(isinstance(r, dict) and r for r in rows) or bool(rows)!=bool(updates): return False
@@ -204,7 +205,7 @@ def _policy_fits(learner, weights):
     shapes = {k: tuple(v.shape) for k,v in learner.policy.state_dict().items()}
     return isinstance(weights, dict) and not misfits(weights, shapes)
 
-# %% ../../nbs/agents/12_training.ipynb #0989fe6e
+# %% ../../nbs/agents/12_training.ipynb #6005b46a
 _PARTS = 'digest precision policy optimiser updates metrics own'.split()
 
 @patch
@@ -243,14 +244,14 @@ def metrics_csv(metrics) -> str:
     w.writeheader(); w.writerows(metrics)
     return out.getvalue()
 
-# %% ../../nbs/agents/12_training.ipynb #0cb6b0bc
+# %% ../../nbs/agents/12_training.ipynb #1681977c
 def is_finished(config, seeds:Seeds, folder) -> bool:
     "Is there a finished agent in `folder`? `ValueError` if it is that of another run, or its manifest is damaged"
     path = Path(folder)/'manifest.json'
     if not path.exists(): return False
     found = read_json(path)
     want = _names_of_run(config, seeds, found.get('precision'))
-    require(found.get('digest') in want, f'agent in {folder}', found.get('digest'), f'{want[0]}, this config and seeds; choose another folder')
+    require(found.get('digest') in want, f'agent in {folder}', found.get('digest'), f'{" or ".join(want)}, this config and seeds; choose another folder')
     return True
 
 # %% ../../nbs/agents/12_training.ipynb #1c3cde37
@@ -335,7 +336,7 @@ def _wandb(folder, name, config):
     run = _installed(*_MODULES['wandb']).init(project='goalmisgen', name=name, config=config and to_dict(config), dir=str(folder))
     return lambda updates,metrics: run.log(dict(metrics), step=updates)
 
-# %% ../../nbs/agents/12_training.ipynb #b0d08d51
+# %% ../../nbs/agents/12_training.ipynb #c03d9a81
 def check_tracker(kind:str):
     "`ValueError` for an unknown tracker, or one that is not installed"
     require(kind in TRACKERS, 'tracker', kind, ', '.join(TRACKERS))
