@@ -33,7 +33,7 @@ def integer(value, # Python or numpy integer, or an array of one
     require(ok, name, value, allowed)
     return number
 
-# %% ../nbs/00_core.ipynb #0502c2b5
+# %% ../nbs/00_core.ipynb #9c0e3deb
 def plain_numbers(config):
     "Give the fields of a frozen dataclass that hold a numpy number the Python number instead, in place"
     for field in dataclasses.fields(config):
@@ -63,7 +63,7 @@ def digest(obj) -> str:
     if dataclasses.is_dataclass(obj): obj = to_dict(obj)
     return hashlib.sha256(json.dumps(obj, sort_keys=True).encode()).hexdigest()[:16]
 
-# %% ../nbs/00_core.ipynb #913bba6e
+# %% ../nbs/00_core.ipynb #eba6a067
 def _target(path):
     "Where a write to `path` arrives. `ValueError` if that is there, and is no plain file"
     path = Path(os.path.realpath(path)) if os.path.islink(path) else Path(path)
@@ -96,7 +96,7 @@ def write_atomic(path, data): # `data`: str or bytes
     "Write `data` to `path` so that a reader sees the old content or the new, never a part"
     with atomic_path(path) as tmp: tmp.write_bytes(data.encode() if isinstance(data, str) else data)
 
-# %% ../nbs/00_core.ipynb #09114f78
+# %% ../nbs/00_core.ipynb #d3cbc355
 def create_atomic(path, data) -> bool: # `data`: str or bytes
     "Write `data` to `path` if there is no such file; False if there is, which then stays as it is"
     path = _target(path)
@@ -112,7 +112,7 @@ def create_atomic(path, data) -> bool: # `data`: str or bytes
     finally: tmp.unlink(missing_ok=True)
     return True
 
-# %% ../nbs/00_core.ipynb #1e219c8a
+# %% ../nbs/00_core.ipynb #e46e0f37
 def read_bytes(path, max_bytes:int) -> bytes:
     "The bytes of a plain file. `ValueError` if it is none, or has more than `max_bytes`; `FileNotFoundError` if it is not there"
     found = os.stat(path)
@@ -122,15 +122,15 @@ def read_bytes(path, max_bytes:int) -> bytes:
     require(len(data)<=max_bytes, f'size of {path}', f'over {max_bytes}', f'at most {max_bytes} bytes')
     return data
 
-# %% ../nbs/00_core.ipynb #ebdb4da4
+# %% ../nbs/00_core.ipynb #ecc703fe
 def seal(obj:dict) -> dict:
     "The same with a `fingerprint`: the digest of all the rest"
     obj = {k: v for k,v in obj.items() if k!='fingerprint'}
     return dict(obj, fingerprint=digest(obj))
 
-def _check_seal(path, obj):
-    "`ValueError` if `obj` is not what was sealed"
-    old = obj.get('format') in (None, 1) and 'fingerprint' not in obj
+def _check_seal(path, obj, text):
+    "`ValueError` if `obj` is not what was sealed; `text` tells whether it ever was"
+    old = obj.get('format') in (None, 1) and b'"fingerprint"' not in text
     rest = {k: v for k,v in obj.items() if k!='fingerprint'}
     if not old: require(obj.get('fingerprint')==digest(rest), f'fingerprint of {path}', obj.get('fingerprint'), f'{digest(rest)}, that of its content')
 
@@ -140,7 +140,7 @@ def write_json(path, obj):
     if dataclasses.is_dataclass(obj): obj = to_dict(obj)
     write_atomic(path, json.dumps(obj, indent=1, sort_keys=True, allow_nan=False) + '\n')
 
-# %% ../nbs/00_core.ipynb #4e8e137c
+# %% ../nbs/00_core.ipynb #302ce702
 def _once(pairs):
     "A dict of pairs whose keys all differ"
     out = dict(pairs)
@@ -156,5 +156,5 @@ def read_json(path, max_bytes:int=2**24) -> dict:
     try: obj = json.loads(text.decode('utf-8'), object_pairs_hook=_once, parse_constant=_no_number)
     except (ValueError, RecursionError) as e: raise ValueError(f'{path}: not a JSON file ({str(e)[:200]})') from None
     require(isinstance(obj, dict), f'content of {path}', type(obj).__name__, 'an object, in braces')
-    _check_seal(path, obj)
+    _check_seal(path, obj, text)
     return obj
