@@ -122,17 +122,17 @@ def read_bytes(path, max_bytes:int) -> bytes:
     require(len(data)<=max_bytes, f'size of {path}', f'over {max_bytes}', f'at most {max_bytes} bytes')
     return data
 
-# %% ../nbs/00_core.ipynb #ecc703fe
+# %% ../nbs/00_core.ipynb #a3f5fb20
 def seal(obj:dict) -> dict:
-    "The same with a `fingerprint`: the digest of all the rest"
-    obj = {k: v for k,v in obj.items() if k!='fingerprint'}
-    return dict(obj, fingerprint=digest(obj))
+    "The same with a `checksum`: the digest of all the rest"
+    obj = {k: v for k,v in obj.items() if k!='checksum'}
+    return dict(obj, checksum=digest(obj))
 
 def _check_seal(path, obj, text):
     "`ValueError` if `obj` is not what was sealed; `text` tells whether it ever was"
-    old = obj.get('format') in (None, 1) and b'"fingerprint"' not in text
-    rest = {k: v for k,v in obj.items() if k!='fingerprint'}
-    if not old: require(obj.get('fingerprint')==digest(rest), f'fingerprint of {path}', obj.get('fingerprint'), f'{digest(rest)}, that of its content')
+    old = b'"checksum"' not in text and (obj.get('format')==1 or b'"format"' not in text)
+    rest = {k: v for k,v in obj.items() if k!='checksum'}
+    if not old: require(obj.get('checksum')==digest(rest), f'checksum of {path}', obj.get('checksum'), f'{digest(rest)}, that of its content')
 
 # %% ../nbs/00_core.ipynb #159da0af
 def write_json(path, obj):

@@ -202,7 +202,7 @@ def test_a_manifest_speaks_of_its_weights(tmp_path):
     for n in (0, 1): save_policy(Policy(n), tmp_path/f'agent-{n}', dict(format=2, updates=8, seeds=dict(agent=n)))
     manifest = (tmp_path/'agent-0'/'manifest.json').read_text()
     (tmp_path/'agent-0'/'manifest.json').write_text(manifest.replace('"updates": 8', '"updates": 9'))
-    with pytest.raises(ValueError, match='fingerprint of .*manifest.json'): load_policy(tmp_path/'agent-0')
+    with pytest.raises(ValueError, match='checksum of .*manifest.json'): load_policy(tmp_path/'agent-0')
     (tmp_path/'agent-0'/'manifest.json').write_text(manifest)
     (tmp_path/'agent-1'/'model.safetensors').replace(tmp_path/'agent-0'/'model.safetensors')
     with pytest.raises(ValueError, match='of which its manifest.json speaks'): load_policy(tmp_path/'agent-0'/'model.safetensors')
@@ -212,7 +212,7 @@ def test_a_finished_agent_with_a_damaged_manifest_is_not_taken_for_finished(tmp_
     assert train_agent(SMALL, Seeds(1), tmp_path/'pop'/'agent-1')
     path = tmp_path/'pop'/'agent-1'/'manifest.json'
     path.write_text(path.read_text().replace('"episode_length": ', '"episode_length": 1'))
-    with pytest.raises(ValueError, match='fingerprint'): train_population(SMALL, [1], tmp_path/'pop', workers=1, progress=False)
+    with pytest.raises(ValueError, match='checksum'): train_population(SMALL, [1], tmp_path/'pop', workers=1, progress=False)
     assert not (tmp_path/'pop'/'population.json').exists()
 
 
@@ -229,5 +229,5 @@ def test_the_end_of_an_archive_carries_the_fingerprint(tmp_path):
 
 def test_manifests_of_before_are_read(tmp_path):
     from goalmisgen.agents.examples import EXAMPLES, example_dir
-    for name in EXAMPLES: assert read_json(example_dir(name)/'manifest.json')['format']==1 and 'fingerprint' not in read_json(example_dir(name)/'manifest.json')
+    for name in EXAMPLES: assert read_json(example_dir(name)/'manifest.json')['format']==1 and 'checksum' not in read_json(example_dir(name)/'manifest.json')
     assert os.path.getsize(example_dir('exact-0')/'model.safetensors')==2508400

@@ -68,7 +68,7 @@ def test_the_first_keeps_the_name(tmp_path):
 
 
 @pytest.mark.parametrize('text', ['[1]', '{"a": 1, "a": 2}', '{"a": NaN}', '{"a": -Infinity}', '['*100_000, '"text"', '1'*5000, '{"format": 2, "a": 1}',
-                                  '{"a": 1, "fingerprint": "0000000000000000"}', '\xff', ''])
+                                  '{"a": 1, "checksum": "0000000000000000"}', '\xff', ''])
 def test_what_json_is_refused(tmp_path, text):
     (tmp_path/'a.json').write_text(text, encoding='latin-1')
     with pytest.raises(ValueError, match='a.json') as e: read_json(tmp_path/'a.json')
