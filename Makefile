@@ -5,8 +5,8 @@ CORE   := $(VENV)/.core
 DEV    := $(VENV)/.dev
 SOURCES := settings.ini setup.py pyproject.toml constraints.txt
 
-FITS   := import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))
-PYTHON ?= $(shell for p in python3.11 python3.12 python3.10 python3; do $$p -c '$(FITS)' 2>/dev/null && echo $$p && break; done)
+FITS   := import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.10 python3.13 python3; do $$p -c '$(FITS)' 2>/dev/null && echo $$p && break; done)
 # the pins are for Python 3.11; elsewhere pip chooses
 PINS    = $(shell $(BIN)/python -c 'import sys; print("-c constraints.txt" * (sys.version_info[:2] == (3, 11)))')
 
@@ -57,7 +57,7 @@ clean: ## remove what builds and checks leave behind (not .venv, runs or results
 
 $(BIN)/python:
 	@$(or $(PYTHON),false) -c '$(FITS)' 2>/dev/null || { \
-	  echo "goalmisgen needs Python 3.10, 3.11 or 3.12. Name one with: make PYTHON=/path/to/python"; exit 1; }
+	  echo "goalmisgen needs Python 3.10, 3.11, 3.12 or 3.13. Name one with: make PYTHON=/path/to/python"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
 $(CORE): $(SOURCES) | $(BIN)/python

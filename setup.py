@@ -13,7 +13,7 @@ readme = here/'README.md'
 def words(key): return cfg.get(key, '').split()
 
 statuses = ['1 - Planning', '2 - Pre-Alpha', '3 - Alpha', '4 - Beta', '5 - Production/Stable', '6 - Mature', '7 - Inactive']
-pythons = ['3.10', '3.11', '3.12']
+pythons = ['3.10', '3.11', '3.12', '3.13']
 extras = {key.removesuffix('_requirements'): words(key) for key in cfg if key.endswith('_requirements')}
 
 setup(

@@ -330,7 +330,7 @@ def test_versions_agree():
 def test_makefile_refuses_other_pythons(tmp_path):
     shutil.copy(ROOT/'Makefile', tmp_path)
     run = subprocess.run(['make', '.venv/bin/python', 'PYTHON=false'], cwd=tmp_path, capture_output=True, encoding='utf-8')
-    assert run.returncode and 'needs Python 3.10, 3.11 or 3.12' in run.stdout + run.stderr and not (tmp_path/'.venv').exists()
+    assert run.returncode and 'needs Python 3.10, 3.11, 3.12 or 3.13' in run.stdout + run.stderr and not (tmp_path/'.venv').exists()
 
 
 def test_makefile_lists_targets():

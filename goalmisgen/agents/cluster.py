@@ -8,7 +8,7 @@ __all__ = ['Board', 'run_on_ray']
 # %% ../../nbs/agents/16_cluster.ipynb #77982420
 import torch, traceback
 from .population import Outcome, available_cores, progress_bar
-from ..core import require
+from ..core import integer
 
 # %% ../../nbs/agents/16_cluster.ipynb #c145dd36
 class Board:
@@ -55,7 +55,7 @@ def run_on_ray(jobs, # list of `Job`
                address:str|None=None): # Of the cluster, if not connected yet: 'auto' for the one this machine belongs to; default a Ray of its own
     "Run the jobs on the Ray cluster that one is connected to, or on this machine; their `Outcome`s in order"
     ray = _ray()
-    require(workers is None or (type(workers) is int and workers>=1), 'workers', workers, 'an integer of at least 1')
+    if workers is not None: workers = integer(workers, 'workers', 1)
     if not ray.is_initialized():
         ray.init(address, log_to_driver=False, **({} if address else dict(num_cpus=workers or available_cores(), include_dashboard=False)))
     board = ray.remote(Board).options(num_cpus=0).remote(len(jobs))

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from fastcore.basics import patch
 from .training import MOST_LEVELS, PRECISIONS, Learner, Seeds, training_levels
 from .windows import Layout, answer
-from ..core import require
+from ..core import integer, plain_numbers, require
 from ..env.chain import Solver
 from ..env.maze import ACTION_MOVES, StateTable
 from ..env.objects import BACKGROUNDS, GoalObject
@@ -38,14 +38,15 @@ class ExactPPOConfig:
     checkpoint_every:int = 3 # Solutions between two checkpoints
 
     def __post_init__(self):
+        plain_numbers(self)
         GoalObject.parse(self.goal)
         require(self.background in BACKGROUNDS, 'background', self.background, ', '.join(BACKGROUNDS))
         require(self.size in (3,5,7,9), 'size', self.size, '3, 5, 7 or 9')
         few = range(0 if self.size<=5 else 1, MOST_LEVELS+1)
         require(type(self.num_levels) is int and self.num_levels in few, 'num_levels', self.num_levels, f'{few[0]} to {few[-1]} at this size')
-        for f in 'updates updates_per_solve levels_per_solve batch_size checkpoint_every'.split():
-            require(type(getattr(self,f)) is int and getattr(self,f)>=1, f, getattr(self,f), 'an integer of at least 1')
-        for f in 'lr clip max_grad_norm'.split(): require(0<getattr(self,f)<math.inf, f, getattr(self,f), 'a positive number')
+        for f in 'updates updates_per_solve levels_per_solve batch_size checkpoint_every'.split(): integer(getattr(self,f), f, 1)
+        require(0<self.lr<=1e6, 'lr', self.lr, 'a positive number up to 1e6')
+        for f in ('clip','max_grad_norm'): require(0<getattr(self,f)<math.inf, f, getattr(self,f), 'a positive number')
         require(0<=self.gamma<1, 'gamma', self.gamma, 'a number from 0 up to but not including 1')
         require(0<=self.entropy<math.inf, 'entropy', self.entropy, 'a number of at least 0')
         require(self.precision in PRECISIONS, 'precision', self.precision, ', '.join(PRECISIONS))
@@ -66,6 +67,7 @@ ALGORITHM = 'exact-advantage PPO'
 class ExactPPO(Learner, config=ExactPPOConfig):
     "One agent in training. `learn` does one round; `done` tells when to stop"
     algorithm,kept = ALGORITHM, ('order_rng','state_rng','order')
+    columns,untrained = ('updates','value','length','advantage'), ('fc_value.weight','fc_value.bias')
 
     def __init__(self, config:ExactPPOConfig, seeds:Seeds=Seeds(), device='cpu', world:ExactWorld|None=None):
         super().__init__(config, seeds, device)
@@ -121,6 +123,7 @@ def problem(self:ExactPPO):
     levels = self._deal()
     states = self.solver.states(levels)
     logp = self.survey(states).log_softmax(1)
+    self.require_finite([logp], 'the policy is')
     solution = self.solver.solve(levels, logp.double().exp() @ self._moves, self.config.gamma)
     return states, *self.weigh(levels, states, logp, solution)
 
@@ -159,9 +162,7 @@ def improve(self:ExactPPO, states, weight, old, adv):
     loss,metrics = exact_loss(self.logits(states[i]).log_softmax(1), old[i], adv[i], count, c)
     self.optimiser.zero_grad(set_to_none=True)
     loss.backward()
-    norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), c.max_grad_norm)
-    self.optimiser.step()
-    self.updates += 1
+    norm = self.descend()
     return {k: float(v.detach()) for k,v in dict(loss=loss, **metrics, grad_norm=norm).items()}
 
 # %% ../../nbs/agents/14_exact_ppo.ipynb #0cd54ebf
@@ -170,5 +171,4 @@ def learn(self:ExactPPO):
     "One round: solve, then `updates_per_solve` gradient steps. Returns and keeps the round's metrics"
     states,weight,old,adv,says = self.problem()
     for _ in range(min(self.config.updates_per_solve, self.config.updates-self.updates)): did = self.improve(states, weight, old, adv)
-    self.metrics.append(dict(updates=self.updates, **says, **did))
-    return self.metrics[-1]
+    return self.record(dict(updates=self.updates, **says, **did))

@@ -14,7 +14,7 @@ from pathlib import Path
 from .impala import save_weights
 from .training import PRECISIONS, Learner, Seeds
 from .windows import Layout, Look, as_built, chunk_size
-from ..core import require
+from ..core import integer, plain_numbers, require
 from ..env.levels import MazeSpec
 from ..env.maze import MazeEnv
 from ..env.objects import BACKGROUNDS, GoalObject
@@ -59,16 +59,19 @@ _COUNTS = 'env_steps num_envs rollout epochs minibatches checkpoint_every'.split
 
 def _check(c):
     "Refuse a config that cannot be run"
+    plain_numbers(c)
     get = lambda f: getattr(c, f)
     GoalObject.parse(c.goal)
     require(c.background in BACKGROUNDS, 'background', c.background, ', '.join(BACKGROUNDS))
     MazeSpec(size=c.size)
-    for f in _COUNTS: require(type(get(f)) is int and get(f)>=1, f, get(f), 'an integer of at least 1')
-    for f in ('num_levels','checkpoints'): require(type(get(f)) is int and 0<=get(f)<2**31, f, get(f), 'an integer from 0')
-    for f in 'lr clip max_grad_norm reward_clip'.split(): require(0<get(f)<math.inf, f, get(f), 'a positive number')
+    for f in _COUNTS: integer(get(f), f, 1)
+    for f in ('num_levels','checkpoints'): integer(get(f), f, 0, 2**31-1)
+    require(0<c.lr<=1e6, 'lr', c.lr, 'a positive number up to 1e6')
+    for f in 'clip max_grad_norm reward_clip'.split(): require(0<get(f)<math.inf, f, get(f), 'a positive number')
     for f in ('gamma','gae_lambda','reward_norm_gamma'): require(0<=get(f)<=1, f, get(f), 'a number from 0 to 1')
     for f in ('value_coef','entropy'): require(0<=get(f)<math.inf, f, get(f), 'a number of at least 0')
     n = c.num_envs*c.rollout
+    require(n>1, 'num_envs and rollout', (c.num_envs,c.rollout), 'together at least two steps: advantages are divided by their spread')
     require(n%c.minibatches==0, 'minibatches', c.minibatches, f'a divisor of the rollout, {c.num_envs} x {c.rollout} = {n}')
     require(c.precision in PRECISIONS, 'precision', c.precision, ', '.join(PRECISIONS))
     for f in ('validation','windows'): require(type(get(f)) is bool, f, get(f), 'True or False')
@@ -105,6 +108,7 @@ ALGORITHM = 'PPO'
 class PPO(Learner, config=PPOConfig):
     "One agent in training. `learn` does one iteration; `done` tells when to stop"
     algorithm,kept = ALGORITHM, ('rng','env_steps','moments','place')
+    columns = ('env_steps','updates','policy_loss','value_loss')
 
     def __init__(self, config:PPOConfig, seeds:Seeds=Seeds(), device='cpu'):
         super().__init__(config, seeds, device)
@@ -260,9 +264,7 @@ def improve(self:PPO, batch:Batch):
         for i in torch.randperm(n, generator=self.rng).to(self.device).split(n//c.minibatches):
             self.optimiser.zero_grad(set_to_none=True)
             parts,frames = self.gradient(batch[i])
-            norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), c.max_grad_norm)
-            self.optimiser.step()
-            self.updates += 1
+            norm = self.descend()
             did.append(dict(parts, grad_norm=norm, distinct=frames/len(i)))
     return {k: float(sum(float(d[k]) for d in did)/len(did)) for k in did[0]}
 
@@ -293,9 +295,8 @@ def learn(self:PPO):
     unexplained = (b.returns-b.values).var()/b.returns.var()
     did = self.improve(b)
     self.env_steps += r.ids.numel()
-    self.metrics.append(dict(env_steps=self.env_steps, updates=self.updates, **_episodes(r), **valid, **did,
+    return self.record(dict(env_steps=self.env_steps, updates=self.updates, **_episodes(r), **valid, **did,
         explained_variance=1-float(unexplained), reward_scale=math.sqrt(self.scale.var), lr=lr, frames_played=r.asked))
-    return self.metrics[-1]
 
 # %% ../../nbs/agents/13_ppo.ipynb #9dea2ec0
 def _get_place(self): return [e.place for e in (self.env, self.valid) if e]

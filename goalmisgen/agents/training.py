@@ -4,16 +4,18 @@
 
 # %% auto #0
 __all__ = ['PRECISIONS', 'MOST_LEVELS', 'TRAINERS', 'TRACKERS', 'Seeds', 'resolve_precision', 'training_levels', 'examine',
-           'Learner', 'learner_for', 'metrics_csv', 'train_agent', 'tracker']
+           'fewest_steps', 'Learner', 'learner_for', 'metrics_csv', 'is_finished', 'train_agent', 'tracker',
+           'check_tracker']
 
 # %% ../../nbs/agents/12_training.ipynb #266d8106
-import csv, io, torch
-from dataclasses import dataclass
+import csv, io, math, torch
+from dataclasses import dataclass, replace
 from fastcore.basics import patch
 from pathlib import Path
 from .impala import Policy, save_policy
+from .weights import load_sealed, misfits, save_sealed
 from .windows import Layout, answer
-from ..core import atomic_path, digest, read_json, require, to_dict, write_atomic
+from ..core import digest, integer, read_json, require, to_dict, write_atomic
 from ..env.chain import endings, move_probs
 from ..env.levels import Levels, MazeSpec, census
 from ..env.maze import StateTable, distinct_levels
@@ -31,7 +33,7 @@ class Seeds:
     def __post_init__(self):
         for f in 'agent weights levels sampling'.split():
             v = getattr(self,f)
-            require((v is None and f!='agent') or (type(v) is int and 0<=v<2**31), f'seed ({f})', v, 'an integer from 0 to 2**31 - 1')
+            if v is not None or f=='agent': object.__setattr__(self, f, integer(v, f'seed ({f})', 0, 2**31-1))
 
     def of(self, name:str) -> int:
         "The seed of one stream"
@@ -75,6 +77,18 @@ def examine(policy, goal='yellow line', background='black', size:int=5, num_leve
     e = endings(t, move_probs(logits.softmax(1).cpu()), prob)
     return dict(episode_length=float(p@e.steps), success=float(p@e.p1), timeout=float(p@e.timeout))
 
+# %% ../../nbs/agents/12_training.ipynb #fadf9d15
+def fewest_steps(size:int=5, num_levels:int=0):
+    "Mean episode length of a perfect agent over its training levels; None where they cannot be listed"
+    if size>5 and not 0<num_levels<=MOST_LEVELS: return None
+    levels,prob = training_levels(size, 'black', num_levels)
+    t = StateTable(levels)
+    steps = torch.full((len(t),), math.inf, dtype=torch.float64)
+    for _ in range(size**2):
+        onward = torch.where(t.outcome>0, 0, steps[t.next.long()]) # (S, 5): what is left after each move
+        steps = 1+onward.amin(1)
+    return float(prob@steps[t.start])
+
 # %% ../../nbs/agents/12_training.ipynb #4a82d801
 TRAINERS = {} # Class of config: class of learner
 
@@ -82,6 +96,8 @@ class Learner:
     "One agent in training. `learn` does one round and returns its metrics; `done` tells when to stop"
     algorithm = '' # Its name in manifests and tables
     kept = () # Attributes that change in training: tensors, numbers or generators
+    columns = ('updates',) # Metrics that every round has, among others
+    untrained = () # Parameters that get no gradient
 
     def __init__(self, config, seeds:Seeds=Seeds(), device='cpu'):
         self.config,self.seeds,self.device = config, seeds, torch.device(device)
@@ -104,31 +120,117 @@ def learner_for(config, seeds:Seeds=Seeds(), device='cpu') -> Learner:
     require(type(config) in TRAINERS, 'config', type(config).__name__, ', '.join(c.__name__ for c in TRAINERS) or 'a config whose trainer is imported')
     return TRAINERS[type(config)](config, seeds, device)
 
+# %% ../../nbs/agents/12_training.ipynb #28b00dbf
+@patch
+def require_finite(self:Learner, tensors, what:str):
+    "`FloatingPointError` unless all numbers of these tensors are finite"
+    if all(bool(torch.isfinite(v).all()) for v in tensors): return
+    raise FloatingPointError(f'training of agent {self.seeds.agent}: {what} not finite at gradient step {self.updates+1} '
+                             f'(lr={self.config.lr}). The last checkpoint is kept. A smaller lr makes another run, in a folder of its own')
+
+@patch
+def descend(self:Learner):
+    "Follow `.grad`, shortened to `config.max_grad_norm`, for one step; returns its length. `FloatingPointError` if that is not finite"
+    norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.config.max_grad_norm)
+    self.require_finite([norm], 'the gradient is')
+    self.optimiser.step()
+    self.updates += 1
+    return norm
+
+@patch
+def record(self:Learner, metrics:dict) -> dict:
+    "Keep a round's metrics, and return them. `FloatingPointError` if the round left weights that are not finite"
+    self.require_finite(self.policy.parameters(), 'weights are')
+    require(not self.metrics or list(metrics)==list(self.metrics[-1]), 'metrics', list(metrics), f'those of the rounds before: {list(self.metrics[-1:])}')
+    self.metrics.append(metrics)
+    return metrics
+
 # %% ../../nbs/agents/12_training.ipynb #4ab2658c
 @patch
 def digest(self:Learner) -> str:
     "Names the run: equal for equal config and seeds"
     return digest([to_dict(self.config), to_dict(self.seeds)])
 
+def _names_of_run(config, seeds, precision):
+    "Digests that this run may go by if it was computed in `precision`: the config as it is, and with `auto` for what `auto` stood for"
+    known = precision in PRECISIONS[1:] and config.precision in ('auto',precision)
+    same = ['auto',precision] if known else [config.precision]
+    return [digest([to_dict(replace(config, precision=p)), to_dict(seeds)]) for p in same]
+
 @patch
 def save(self:Learner, path):
     "Write a checkpoint to `path`, atomically"
     own = {k: v.get_state() if isinstance(v, torch.Generator) else v for k,v in ((k, getattr(self,k)) for k in self.kept)}
-    state = dict(digest=self.digest(), precision=self.precision, policy=self.policy.state_dict(), optimiser=self.optimiser.state_dict(),
-                 updates=self.updates, metrics=self.metrics, own=own)
-    with atomic_path(path) as tmp: torch.save(state, tmp)
+    save_sealed(dict(digest=self.digest(), precision=self.precision, policy=self.policy.state_dict(), optimiser=self.optimiser.state_dict(),
+                     updates=self.updates, metrics=self.metrics, own=own), path)
+
+# %% ../../nbs/agents/12_training.ipynb #9a026631
+def _alike(old, new):
+    "Is `new` what `old` could have become: the same kinds of things, all of them finite?"
+    if isinstance(old, torch.Generator): old = old.get_state()
+    if isinstance(old, torch.Tensor):
+        same = isinstance(new, torch.Tensor) and (new.dtype,new.ndim)==(old.dtype,old.ndim)
+        return same and bool(torch.isfinite(new).all())
+    if isinstance(old, dict): return isinstance(new, dict) and set(old)==set(new) and all(_alike(old[k], new[k]) for k in old)
+    if isinstance(old, (list,tuple)): return isinstance(new, (list,tuple)) and len(old)==len(new) and all(map(_alike, old, new))
+    if type(old) in (int,float): return type(new) in (int,float) and math.isfinite(new)
+    return type(new) is type(old)
+
+def _optimiser_fits(learner, found):
+    "Has a saved optimiser state finite moments for every parameter that is trained, and nothing else?"
+    empty = learner.optimiser.state_dict()
+    if not isinstance(found, dict) or set(found)!=set(empty) or not isinstance(found['state'], dict): return False
+    shapes = {i: p.shape for i,(name,p) in enumerate(learner.policy.named_parameters()) if name not in learner.untrained}
+    if set(found['state'])!=set(shapes): return False
+    params = lambda groups: [g.get('params') for g in groups]
+    moments = [(shapes[i], v) for i,of in found['state'].items() for v in of.values()]
+    fits = all(isinstance(v, torch.Tensor) and v.shape in ((), s) and bool(torch.isfinite(v).all()) for s,v in moments)
+    return fits and len(moments)>=2*len(shapes) and params(found['param_groups'])==params(empty['param_groups'])
+
+# %% ../../nbs/agents/12_training.ipynb #ffae995f
+def _metrics_fit(learner, rows, updates):
+    "Are these the metrics of a run of this kind after so many gradient steps?"
+    if not isinstance(rows, list) or not all(isinstance(r, dict) and r for r in rows) or bool(rows)!=bool(updates): return False
+    same = all(list(r)==list(rows[0]) and set(learner.columns)<=set(r) for r in rows)
+    if not same or not all(type(v) in (int,float) for r in rows for v in r.values()): return False
+    steps = [0, *(r['updates'] for r in rows)]
+    return steps[-1]==updates and all(a<b for a,b in zip(steps, steps[1:]))
+
+def _own_fits(learner, own):
+    "Are these the attributes that the learner keeps?"
+    return isinstance(own, dict) and set(own)==set(learner.kept) and all(_alike(getattr(learner,k), v) for k,v in own.items())
+
+def _policy_fits(learner, weights):
+    "Are these finite weights of the learner's policy?"
+    shapes = {k: tuple(v.shape) for k,v in learner.policy.state_dict().items()}
+    return isinstance(weights, dict) and not misfits(weights, shapes)
+
+# %% ../../nbs/agents/12_training.ipynb #6005b46a
+_PARTS = 'digest precision policy optimiser updates metrics own'.split()
+
+@patch
+def check(self:Learner, state, path):
+    "`ValueError` unless `state` is a whole checkpoint of this run; `path` is for the message"
+    found = sorted(map(str, state)) if isinstance(state, dict) else type(state).__name__
+    require(found==sorted(_PARTS), f'parts of {path}', found, ', '.join(_PARTS))
+    require(state['precision'] in PRECISIONS[1:], f'precision of {path}', state['precision'], ' or '.join(PRECISIONS[1:]))
+    found,want = state['digest'], _names_of_run(self.config, self.seeds, state['precision'])
+    require(found in want, f'run that {path} belongs to', found,
+            f'{self.digest()}, this config and seeds; move the folder away to start afresh')
+    updates = integer(state['updates'], f'updates in {path}', 0)
+    fits = dict(policy=_policy_fits(self, state['policy']), metrics=_metrics_fit(self, state['metrics'], updates),
+                own=_own_fits(self, state['own']), optimiser=not updates or _optimiser_fits(self, state['optimiser']))
+    wrong = ', '.join(k for k,v in fits.items() if not v)
+    require(not wrong, f'parts of {path}', f'not those of such a run: {wrong}', 'what was written; remove the file to train this agent again')
 
 # %% ../../nbs/agents/12_training.ipynb #1edaa212
 @patch
 def load(self:Learner, path):
-    "Go on from the checkpoint at `path`. `ValueError` if it is damaged or belongs to another run"
-    try: state = torch.load(path, map_location='cpu', weights_only=True)
-    except Exception as e: raise ValueError(f'{path}: not a readable checkpoint ({type(e).__name__}: {str(e)[:200]})') from None
-    found = state.get('digest') if isinstance(state, dict) else None
-    require(found==self.digest(), f'run that {path} belongs to', found, f'{self.digest()}, this config and seeds; move the folder away to start afresh')
-    require(state['precision']==self.precision, f'precision of {path}', state['precision'], f'{self.precision}, or set precision={state["precision"]!r}')
+    "Go on from the checkpoint at `path`. `ValueError` if it is damaged or belongs to another run, and nothing is changed"
+    state = load_sealed(path)
+    self.check(state, path)
     self.policy.load_state_dict(state['policy']); self.optimiser.load_state_dict(state['optimiser'])
-    self.updates,self.metrics = state['updates'], state['metrics']
+    self.updates,self.metrics,self.precision = state['updates'], state['metrics'], state['precision']
     for k,v in state['own'].items():
         old = getattr(self, k)
         if isinstance(old, torch.Generator): old.set_state(v)
@@ -142,30 +244,43 @@ def metrics_csv(metrics) -> str:
     w.writeheader(); w.writerows(metrics)
     return out.getvalue()
 
+# %% ../../nbs/agents/12_training.ipynb #1681977c
+def is_finished(config, seeds:Seeds, folder) -> bool:
+    "Is there a finished agent in `folder`? `ValueError` if it is that of another run, or its manifest is damaged"
+    path = Path(folder)/'manifest.json'
+    if not path.exists(): return False
+    found = read_json(path)
+    want = _names_of_run(config, seeds, found.get('precision'))
+    require(found.get('digest') in want, f'agent in {folder}', found.get('digest'), f'{" or ".join(want)}, this config and seeds; choose another folder')
+    return True
+
 # %% ../../nbs/agents/12_training.ipynb #1c3cde37
 def train_agent(config, seeds:Seeds, folder, # Where the agent's files go
                 report=lambda updates,metrics: None, # Called after each round
                 stop=lambda: False, # Asked after each round; True saves a checkpoint and returns
                 device='cpu') -> bool:
-    "Train one agent, or go on with it; True when it is finished. `ValueError` if `folder` holds another run"
+    """Train one agent, or go on with it; True when it is finished. `ValueError` if `folder` holds another run;
+    `FloatingPointError` if training diverges, with the checkpoint from before it kept"""
     folder = Path(folder)
-    if (folder/'manifest.json').exists():
-        found = read_json(folder/'manifest.json').get('digest')
-        want = digest([to_dict(config), to_dict(seeds)])
-        require(found==want, f'agent in {folder}', found, f'{want}, this config and seeds; choose another folder')
-        return True
-    learner = learner_for(config, seeds, device)
     checkpoint = folder/'trainer.pt'
-    if checkpoint.exists(): learner.load(checkpoint)
-    while not learner.done:
-        learner.before_round(folder)
-        metrics = learner.learn()
-        report(learner.updates, metrics)
-        if learner.done or stop() or len(learner.metrics)%config.checkpoint_every==0: learner.save(checkpoint)
-        if stop() and not learner.done: return False
-    _finish(learner, folder)
-    checkpoint.unlink()
+    if not is_finished(config, seeds, folder):
+        learner = _go_on(learner_for(config, seeds, device), checkpoint)
+        while not (learner.done or is_finished(config, seeds, folder)):
+            learner.before_round(folder)
+            metrics = learner.learn()
+            report(learner.updates, metrics)
+            leave = stop()
+            if learner.done or leave or len(learner.metrics)%config.checkpoint_every==0: learner.save(checkpoint)
+            if leave and not learner.done: return False
+        if learner.done: _finish(learner, folder)
+    checkpoint.unlink(missing_ok=True) # also one that a kill left behind after the manifest was written
     return True
+
+def _go_on(learner, checkpoint):
+    "The learner, at its checkpoint if there is one"
+    try: learner.load(checkpoint)
+    except FileNotFoundError: pass
+    return learner
 
 # %% ../../nbs/agents/12_training.ipynb #61eaef94
 @patch
@@ -178,7 +293,7 @@ def _finish(learner, folder, examined=None):
     c = learner.config
     write_atomic(folder/'metrics.csv', metrics_csv(learner.metrics))
     save_policy(learner.policy, folder, dict(
-        format=1, algorithm=learner.algorithm, digest=learner.digest(), config=to_dict(c), seeds=to_dict(learner.seeds),
+        format=2, algorithm=learner.algorithm, digest=learner.digest(), config=to_dict(c), seeds=to_dict(learner.seeds),
         precision=learner.precision, updates=learner.updates, **learner.says(),
         training_levels=examined or examine(learner.policy, c.goal, c.background, c.size, c.num_levels),
         versions=dict(goalmisgen=__version__, torch=torch.__version__)))
@@ -197,11 +312,13 @@ def tracker(kind:str, # none, tensorboard or wandb
             name='agent', # Of the run
             config=None): # Shown with the run
     "A `report` function for `train_agent`. `ValueError` for an unknown tracker or one that is not installed"
-    require(kind in TRACKERS, 'tracker', kind, ', '.join(TRACKERS))
+    check_tracker(kind)
     if kind=='none': return lambda updates,metrics: None
     return (_tensorboard if kind=='tensorboard' else _wandb)(Path(folder), name, config)
 
 # %% ../../nbs/agents/12_training.ipynb #03f1ae32
+_MODULES = dict(tensorboard=('torch.utils.tensorboard',"'goalmisgen[track]'"), wandb=('wandb','wandb')) # and how to get them
+
 def _installed(module, extra):
     "Import an optional module, or say how to get it"
     from importlib import import_module
@@ -209,12 +326,18 @@ def _installed(module, extra):
     except ImportError as e: raise ValueError(f'tracker: {module} cannot be imported ({e}). Install it: pip install {extra}') from None
 
 def _tensorboard(folder, name, config):
-    writer = _installed('torch.utils.tensorboard', "'goalmisgen[track]'").SummaryWriter(str(folder/'tensorboard'))
+    writer = _installed(*_MODULES['tensorboard']).SummaryWriter(str(folder/'tensorboard'))
     def report(updates, metrics):
         for k,v in metrics.items(): writer.add_scalar(k, v, updates)
         writer.flush()
     return report
 
 def _wandb(folder, name, config):
-    run = _installed('wandb', 'wandb').init(project='goalmisgen', name=name, config=config and to_dict(config), dir=str(folder))
+    run = _installed(*_MODULES['wandb']).init(project='goalmisgen', name=name, config=config and to_dict(config), dir=str(folder))
     return lambda updates,metrics: run.log(dict(metrics), step=updates)
+
+# %% ../../nbs/agents/12_training.ipynb #c03d9a81
+def check_tracker(kind:str):
+    "`ValueError` for an unknown tracker, or one that is not installed"
+    require(kind in TRACKERS, 'tracker', kind, ', '.join(TRACKERS))
+    if kind!='none': _installed(*_MODULES[kind])
