@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['CAPACITIES', 'UPDATE_METRICS', 'LOOK_CHUNK', 'PARALLEL', 'ROLLOUT_METRICS', 'flatten_parameters', 'adam_step',
-           'distinct_ids', 'sum_by_place', 'capacity_for', 'reproducible_kernels', 'Recorded', 'PlainNetwork', 'Bench',
-           'PPOBench', 'Parallel', 'ParallelPPO', 'Draws', 'draw_round', 'probs_of_all', 'train_parallel']
+           'distinct_ids', 'sum_by_place', 'capacity_for', 'reproducible_kernels', 'Recorded', 'PlainNetwork',
+           'network_class', 'Bench', 'PPOBench', 'Parallel', 'ParallelPPO', 'Draws', 'draw_round', 'probs_of_all',
+           'train_parallel']
 
 # %% ../../nbs/agents/18_parallel.ipynb #d96f2489
 import math, os, time, torch
@@ -16,8 +17,7 @@ from fastcore.basics import patch
 from inspect import signature
 from pathlib import Path
 from .impala import Policy
-from .population import PopulationReport, agent_dir, agents_of, claim, progress_bar
-from .population import _check_device, _check_disk
+from .population import PopulationReport, _check_call, agent_dir, claim, population_report, progress_bar, run_jobs
 from .ppo import PPO, Batch, PPOConfig, advantages, ppo_loss
 from .training import Seeds, _finish, learner_for, resolve_precision, train_agent, training_levels
 from ..core import integer, require
@@ -106,6 +106,7 @@ class Recorded:
 # %% ../../nbs/agents/18_parallel.ipynb #e74b1fde
 class PlainNetwork:
     "The network as PyTorch runs it"
+    name = 'plain'
     work_by = 'ids' # What its work grows with: 'ids', padded ones too, or 'count'
 
     def __init__(self, policy, frames, autocast):
@@ -121,6 +122,18 @@ class PlainNetwork:
         "Write the gradient of the parameters into `grad` float32 (P,), for `slope` float32 (C, 16) of the last answer"
         grad.zero_()
         self.out.backward(slope)
+
+# %% ../../nbs/agents/18_parallel.ipynb #23fbc8c6
+def network_class(network='auto', device='cpu'):
+    "The class that runs the network: 'plain', 'fused', or 'auto', which is fused where it can be. `ValueError` if it cannot be had"
+    from goalmisgen.agents.fused import FusedNetwork, fused_available
+    if isinstance(network, type): return network
+    require(network in ('auto','plain','fused'), 'network', network, 'auto, plain, fused')
+    if network=='plain' or (network=='auto' and not fused_available(device)): return PlainNetwork
+    require(fused_available(device), 'network', network, f'plain: fused kernels need a CUDA device and Triton, not {device}')
+    return FusedNetwork
+
+def _device_name(device): return torch.cuda.get_device_name(device) if device.type=='cuda' else device.type
 
 # %% ../../nbs/agents/18_parallel.ipynb #84347293
 class Bench:
@@ -203,11 +216,12 @@ PARALLEL = {} # Class of config: class that trains many such agents on one devic
 
 class Parallel:
     "Up to `slots` agents of one config in training, on one device"
-    def __init__(self, config, device='cpu', slots:int=8, streams:int=2):
+    def __init__(self, config, device='cpu', slots:int=8, streams:int=2, network=PlainNetwork):
         self.config, self.device = config, torch.device(device)
         self.slots, self.num_streams = integer(slots, 'slots', 1, 1024), integer(streams, 'streams', 1, 64)
         self.streams, self._ahead = [], {}
         self.learners, self.precision = [None]*self.slots, resolve_precision(config.precision, device)
+        self.machine = dict(device=_device_name(self.device), network=network.name)
         P = sum(p.numel() for p in Policy(0).parameters())
         self.flat, self.m, self.v = (self.room(self.slots, P) for _ in range(3))
         self.step_count, self.lr = self.room(self.slots), self.room(self.slots)
@@ -297,7 +311,7 @@ class ParallelPPO(Parallel, config=PPOConfig):
     metric_names = UPDATE_METRICS
 
     def __init__(self, config:PPOConfig, device='cpu', slots:int=8, streams:int=2, network=PlainNetwork):
-        super().__init__(config, device, slots, streams)
+        super().__init__(config, device, slots, streams, network)
         require(not config.validation, 'validation', True, 'False: agents on one device play no validation rollouts')
         env = PPO(config, Seeds(0)).env
         require(env.num_ids, 'levels', config.num_levels, 'a world small enough to list its frames')
@@ -583,10 +597,11 @@ def examine(self:Parallel, slot:int):
 
 # %% ../../nbs/agents/18_parallel.ipynb #541bf5b0
 def _learner_at(parallel, seeds, folder):
-    "An agent as its folder has it, or a new one"
+    "An agent as its folder has it, or a new one. `ValueError` if its checkpoint is damaged, or of another precision"
     learner = parallel.new_learner(seeds)
-    learner.precision = parallel.precision
+    learner.precision, learner.machine = parallel.precision, parallel.machine
     if (folder/'trainer.pt').exists(): learner.load(folder/'trainer.pt')
+    require(learner.precision==parallel.precision, f'precision of {folder}', learner.precision, f'{parallel.precision}, as the others here')
     return learner
 
 def _complete(learner, folder, examined):
@@ -633,56 +648,56 @@ def keep_policies(self:Parallel, folder):
         self.write_policy(slot)
         learner.before_round(agent_dir(folder, learner.seeds.agent))
 
-# %% ../../nbs/agents/18_parallel.ipynb #12fd761e
+# %% ../../nbs/agents/18_parallel.ipynb #7ffc11b0
 def train_parallel(config, # What the agents share: a config in `PARALLEL`
     seeds, # ints, or `Seeds` to set the streams apart
     folder, # Where the population goes
     device='cuda', # Torch device
     slots:int=8, # Agents side by side
     streams:int=2, # Agents whose gradient steps overlap
-    progress:bool=True, # Show a progress bar?
+    progress:bool=True, # Show a progress bar, and at the end how well they learned?
     save_every:float=60., # Seconds between two checkpoints
     stop=lambda: False, # Asked after each round; True saves all agents and returns
-    network=PlainNetwork, # How the network is run
-    keep_unfinished:bool=True, # Save agents that are not finished when `stop` ends the run?
+    network='auto', # 'auto', 'fused', 'plain', or a class such as `PlainNetwork`
     finished=lambda learner: None # Called with each agent that is done
     ) -> PopulationReport:
-    "Train every agent that is not finished yet, on one device. `ValueError` on bad input, before work starts"
-    require(type(config) in PARALLEL, 'config', type(config).__name__, ', '.join(c.__name__ for c in PARALLEL))
-    _check_device(device)
-    parallel = PARALLEL[type(config)](config, device, slots, streams, network)
-    seeds, todo = _to_train(config, seeds, folder, progress)
+    """Train every agent that is not finished yet, on one device. `ValueError` on bad input, before work starts and anything
+    is written; `RuntimeError` if all failed"""
+    seeds = [s if isinstance(s, Seeds) else Seeds(s) for s in seeds]
+    parallel, todo = _prepare(config, seeds, folder, device, slots, streams, network, progress)
     with ThreadPoolExecutor(4) as executor, progress_bar([], 'training', progress) as bar:
         bar.total = len(todo)*config.updates
         queue, ended, saved = _Queue(parallel, todo, folder, executor), [], time.monotonic()
         queue.fill()
         while any(parallel.learners) and not stop():
-            parallel.keep_policies(folder)
-            before = _updates(parallel)
-            parallel.learn(executor)
-            bar.update(_updates(parallel)-before)
-            ended += _leave(parallel, queue, folder, executor, finished)
-            queue.fill()
+            bar.update(_round(parallel, queue, folder, executor, ended, finished))
             if time.monotonic()-saved>save_every:
                 parallel.save(folder)
                 saved = time.monotonic()
-        if keep_unfinished: parallel.save(folder)
+        parallel.save(folder)
         for e in ended: e.result()
-    return PopulationReport(Path(folder), tuple(s.agent for s in seeds if s.agent in agents_of(folder)), queue.failed)
+    return population_report(config, seeds, folder, queue.failed, progress)
 
-# %% ../../nbs/agents/18_parallel.ipynb #28fa7870
-def _to_train(config, seeds, folder, say):
-    "Seeds of all agents and of those that are not finished; claims the folder. `ValueError` on bad input"
-    seeds = [s if isinstance(s, Seeds) else Seeds(int(s)) for s in seeds]
-    numbers = [s.agent for s in seeds]
-    require(len(set(numbers))==len(numbers) and numbers, 'seeds', numbers, 'at least one, all different')
-    claim(folder, config)
-    done = agents_of(folder)
-    for s in seeds:
-        if s.agent in done: train_agent(config, s, done[s.agent]) # reads its manifest, trains nothing
-    todo = [s for s in seeds if s.agent not in done]
-    _check_disk(folder, config, len(todo), say)
-    return seeds, todo
+# %% ../../nbs/agents/18_parallel.ipynb #532a4051
+def _prepare(config, seeds, folder, device, slots, streams, network, say):
+    "The trainer, and the seeds of agents that are not finished; claims the folder once all checks have passed"
+    require(type(config) in PARALLEL, 'config', type(config).__name__, ', '.join(c.__name__ for c in PARALLEL))
+    todo = _check_call(config, seeds, folder, None, device, 'none', run_jobs, say)
+    parallel = PARALLEL[type(config)](config, device, slots, streams, network_class(network, device))
+    claim(folder, config, device)
+    for s in seeds: # trains nothing, and removes what a kill left behind
+        if s not in todo: train_agent(config, s, agent_dir(folder, s.agent))
+    return parallel, todo
+
+def _round(parallel, queue, folder, executor, ended, finished):
+    "One round of all agents, who come and go; returns the gradient steps made"
+    parallel.keep_policies(folder)
+    before = _updates(parallel)
+    parallel.learn(executor)
+    made = _updates(parallel)-before
+    ended += _leave(parallel, queue, folder, executor, finished)
+    queue.fill()
+    return made
 
 def _updates(parallel): return sum(l.updates for l in parallel.learners if l)
 

@@ -51,7 +51,7 @@ class ParallelExactPPO(Parallel, config=ExactPPOConfig):
     metric_names = METRICS
 
     def __init__(self, config:ExactPPOConfig, device='cpu', slots:int=32, streams:int=4, network=PlainNetwork):
-        super().__init__(config, device, slots, streams)
+        super().__init__(config, device, slots, streams, network)
         self.world, self.home = ExactWorld(config, device), ExactWorld(config)
         self.table, self.level_prob = self.world.table, self.world.prob
         self.frames = torch.cat([self._frames(s) for s in torch.arange(len(self.table), device=self.device).split(4096)])

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['WEIGHTS', 'MOST_STEPS', 'MOST_TIMEOUTS', 'Job', 'Outcome', 'available_cores', 'progress_bar', 'run_jobs',
            'PopulationReport', 'agent_dir', 'agents_of', 'disk_per_agent', 'algorithm_of', 'check_claim', 'claim',
-           'competence_summary', 'train_population']
+           'competence_summary', 'train_population', 'population_report']
 
 # %% ../../nbs/agents/15_population.ipynb #7fd4236f
 import json, multiprocessing as mp, os, pickle, shutil, signal, sys, threading, time, torch, traceback
@@ -324,11 +324,14 @@ def train_population(config, # What they share: `PPOConfig` or `ExactPPOConfig`
     task = lambda s: dict(config=config, seeds=s, folder=agent_dir(folder, s.agent), device=device, track=track)
     jobs = [Job(f'agent {s.agent}', _train_job, task(s), config.updates) for s in todo]
     out = run(jobs, workers=workers, label='training', progress=progress) if jobs else []
-    failed = {s.agent: o.error for s,o in zip(todo,out) if o.error}
+    return population_report(config, seeds, folder, {s.agent: o.error for s,o in zip(todo,out) if o.error}, progress)
+
+def population_report(config, seeds, folder, failed, say) -> PopulationReport:
+    "What became of these agents; says how well they learned. `RuntimeError` if all failed"
     finished = agents_of(folder)
     known = {s.agent: _trained_levels(finished[s.agent]) for s in seeds if s.agent in finished}
     if failed and not known: raise RuntimeError(_all_failed(failed))
-    if progress and known: print(competence_summary(known, config))
+    if say and known: print(competence_summary(known, config))
     return PopulationReport(Path(folder), tuple(known), failed, known)
 
 def _all_failed(failed):

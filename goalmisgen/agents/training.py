@@ -106,6 +106,8 @@ class Learner:
         self.precision = resolve_precision(config.precision, device)
         self.updates,self.metrics = 0, []
 
+    machine = {} # What the manifest says of the device, beside versions
+
     def autocast(self):
         "Context in which the network runs in training precision"
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision=='bfloat16')
@@ -296,7 +298,7 @@ def _finish(learner, folder, examined=None):
         format=2, algorithm=learner.algorithm, digest=learner.digest(), config=to_dict(c), seeds=to_dict(learner.seeds),
         precision=learner.precision, updates=learner.updates, **learner.says(),
         training_levels=examined or examine(learner.policy, c.goal, c.background, c.size, c.num_levels),
-        versions=dict(goalmisgen=__version__, torch=torch.__version__)))
+        versions=dict(goalmisgen=__version__, torch=torch.__version__, **learner.machine)))
 
 # %% ../../nbs/agents/12_training.ipynb #2144f0d7
 @patch
