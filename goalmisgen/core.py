@@ -10,13 +10,15 @@ import dataclasses, hashlib, json, math, operator, os, reprlib, tempfile
 from contextlib import contextmanager
 from pathlib import Path
 
-# %% ../nbs/00_core.ipynb #e9dd2887
+# %% ../nbs/00_core.ipynb #fc9ad1ff
 class _Shortened(reprlib.Repr):
     "Values as an error message shows them"
     def __init__(self):
         super().__init__()
         self.maxlist = self.maxtuple = self.maxset = self.maxfrozenset = self.maxdeque = self.maxarray = 12
-        self.maxdict, self.maxstring, self.maxother, self.maxlong = 60, 200, 400, 60
+        self.maxstring, self.maxother, self.maxlong = 200, 800, 60
+
+    def repr_dict(self, x, level): return self.repr_instance(x, level) # in its own order
 
     def repr1(self, x, level):
         shape = getattr(x, 'shape', None)
