@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['MOVES', 'MOVE_STEPS', 'ACTION_MOVES', 'TIMEOUT', 'SMALL_WORLD', 'FRAME_TABLE', 'StateTable', 'world', 'same_scenes',
-           'env_seeds', 'level_seeds', 'MazeEnv', 'distinct_levels']
+           'env_seeds', 'level_range', 'level_seeds', 'MazeEnv', 'distinct_levels']
 
 # %% ../../nbs/env/05_maze.ipynb #881e422f
-import numpy as np, torch
+import numpy as np, os, torch
 from functools import lru_cache
 from fastcore.basics import patch
-from ..core import require
+from ..core import integer, require
 from .levels import Levels, MazeSpec, OBJ1, TRAIN, WALL, census, generate, random_words
 from .render import Renderer
 
@@ -96,12 +96,23 @@ def env_seeds(seed:int, num_envs:int):
     "The seeds of the environments' own level-seed generators: uint32 (num_envs,)"
     return random_words([seed], num_envs)[:,0]
 
+# %% ../../nbs/env/05_maze.ipynb #37190dcd
+def level_range(num_levels, start_level):
+    "Both as `int`; `ValueError` unless they are integers from 0 whose sum is under 2**31"
+    try: both = tuple(integer(v, 'level', 0) for v in (num_levels,start_level))
+    except ValueError: both = (2**31,)
+    require(sum(both)<2**31, 'num_levels, start_level', (num_levels,start_level), 'integers from 0, their sum under 2**31')
+    return both
+
 # %% ../../nbs/env/05_maze.ipynb #571f6a48
 def level_seeds(seed:int, num_envs:int, n:int, num_levels:int=0, start_level:int=0):
     "The first `n` level seeds of each environment: int64 (n, num_envs), as Procgen draws them from `rand_seed=seed`. `ValueError` on a negative range"
-    require(num_levels>=0 and start_level>=0, 'num_levels, start_level', (num_levels,start_level), 'integers from 0')
+    num_levels,start_level = level_range(num_levels, start_level)
     words = random_words(env_seeds(seed, num_envs), n).astype(np.int64)
     return words % (2**31-1) if num_levels==0 else start_level + words%num_levels
+
+# %% ../../nbs/env/05_maze.ipynb #bf474621
+if hasattr(os, 'register_at_fork'): os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 
 # %% ../../nbs/env/05_maze.ipynb #70eb5a9d
 class MazeEnv:
@@ -114,16 +125,16 @@ class MazeEnv:
         start_level:int=0, # The first of them
         seed:int=0, # Of the level order (Procgen's `rand_seed`)
         device='cpu', # Torch device of states, rewards and frames
-        objects=None): # Names of the first and second object; default the paper's: yellow line, or red line and yellow gem
+        objects=None, # Names of the first and second object; default the paper's: yellow line, or red line and yellow gem
+        timeout:int=TIMEOUT): # Steps after which an episode ends without reward
         if objects is None: objects = ('yellow line',) if len(spec.rewards)==1 else ('red line','yellow gem')
-        require(type(num_envs) is int and num_envs>=1, 'num_envs', num_envs, 'an integer of at least 1')
-        ok = type(num_levels) is int and type(start_level) is int and num_levels>=0 and start_level>=0 and start_level+num_levels<2**31
-        require(ok, 'num_levels, start_level', (num_levels,start_level), 'integers from 0, their sum under 2**31')
-        require(type(seed) is int and 0<=seed<2**32, 'seed', seed, 'an integer from 0 to 2**32 - 1')
+        num_envs,timeout = integer(num_envs, 'num_envs', 1), integer(timeout, 'timeout', 1)
+        num_levels,start_level = level_range(num_levels, start_level)
+        seed = integer(seed, 'seed', 0, 2**32-1)
         self.renderer = Renderer(spec.size, objects, background, device)
         require(len(self.renderer.objects)==len(spec.rewards), 'objects', objects, f'{len(spec.rewards)}, one for each reward of the spec')
         self.num_envs,self.spec,self.num_levels,self.start_level,self.seed = num_envs, spec, num_levels, start_level, seed
-        self.device = torch.device(device)
+        self.timeout,self.device = timeout, torch.device(device)
         self._rewards = torch.tensor([0., *spec.rewards], device=self.device)
         self._moves = torch.tensor(ACTION_MOVES + (4,), device=self.device) # action -1 stays, and ends the episode
         self._envs = torch.arange(num_envs, device=self.device)
@@ -201,14 +212,14 @@ def reset(self:MazeEnv,
     "Begin an episode everywhere. A new environment has begun already. `ValueError` on a bad seed"
     if seed is None: self.step(torch.full((self.num_envs,), -1, device=self.device))
     else:
-        require(type(seed) is int and 0<=seed<2**32, 'seed', seed, 'an integer from 0 to 2**32 - 1')
-        self.seed = seed
+        self.seed = integer(seed, 'seed', 0, 2**32-1)
         self._begin()
 
 # %% ../../nbs/env/05_maze.ipynb #f984ca6b
 @patch
 def step(self:MazeEnv,
-    actions): # int (num_envs,): -1..14, of Procgen's action set; -1 ends the episode. The range is checked on CPU only
+    actions, # int (num_envs,): -1..14, of Procgen's action set; -1 ends the episode. The range is checked on CPU only
+    hold=None): # bool (num_envs,): environments in which no time passes, whatever their action
     "Play one step everywhere: reward float32 (num_envs,) and done bool (num_envs,). Where done, the next level has begun"
     actions = torch.as_tensor(actions, device=self.device)
     whole = actions.dtype in (torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64)
@@ -218,12 +229,13 @@ def step(self:MazeEnv,
     if self.device.type=='cpu':
         lo,hi = torch.aminmax(actions)
         require(-1<=lo and hi<=14, 'action', int(lo if lo<-1 else hi), 'an integer from -1 to 14')
+    if hold is not None: actions = torch.where(hold, 4, actions)
     if self._calls>=self._ahead and int(self._slot.max())>=self._ahead: self._refill()
     self._calls += 1
     move = self._moves[actions]
     outcome = self.table.outcome[self.state,move].long()
-    self.time += 1
-    done = (outcome>0) | (self.time>=TIMEOUT) | (actions<0)
+    self.time += 1 if hold is None else (~hold).long()
+    done = (outcome>0) | (self.time>=self.timeout) | (actions<0)
     self._slot += done
     self.prev_level_seed,self.level_seed = self.level_seed, self._queue[self._slot,self._envs]
     self.prev_level_complete = (outcome>0).long()
