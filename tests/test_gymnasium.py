@@ -147,7 +147,8 @@ def first_levels(make, **kwargs): return tuple(np.ravel(make().reset(**kwargs)[1
 
 
 @pytest.mark.parametrize('make', [lambda **k: gymnasium.make(ID, **k), lambda **k: gymnasium.make_vec(ID, num_envs=3, **k),
-                                  lambda **k: single_env('maze_duel', **k), lambda **k: vector_env('maze_duel', 3, **k), lambda **k: gymnasium.make_vec(ID, num_envs=3, vectorization_mode='sync', **k)])
+                                  lambda **k: single_env('maze_duel', **k), lambda **k: vector_env('maze_duel', 3, **k),
+                                  lambda **k: gymnasium.make_vec(ID, num_envs=3, vectorization_mode='sync', **k)])
 def test_who_gives_no_seed_gets_other_levels(make):
     every = dict(num_levels=0)  # of two thousand million levels
     assert len({first_levels(lambda: make(**every)) for _ in range(6)}) == 6
