@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['MOVES', 'MOVE_STEPS', 'ACTION_MOVES', 'TIMEOUT', 'SMALL_WORLD', 'FRAME_TABLE', 'StateTable', 'world', 'same_scenes',
-           'env_seeds', 'level_range', 'level_seeds', 'MazeEnv', 'distinct_levels']
+           'env_seeds', 'level_seeds', 'MazeEnv', 'distinct_levels']
 
 # %% ../../nbs/env/05_maze.ipynb #881e422f
 import numpy as np, os, torch
 from functools import lru_cache
 from fastcore.basics import patch
 from ..core import integer, require
-from .levels import Levels, MazeSpec, OBJ1, TRAIN, WALL, census, generate, random_words
+from .levels import Levels, MazeSpec, OBJ1, TRAIN, WALL, census, generate
+from .random import level_range, random_words
 from .render import Renderer
 
 # %% ../../nbs/env/05_maze.ipynb #275c4fa8
@@ -95,14 +96,6 @@ FRAME_TABLE = 2**30 # Bytes of frames up to which a small world keeps them all d
 def env_seeds(seed:int, num_envs:int):
     "The seeds of the environments' own level-seed generators: uint32 (num_envs,)"
     return random_words([seed], num_envs)[:,0]
-
-# %% ../../nbs/env/05_maze.ipynb #37190dcd
-def level_range(num_levels, start_level):
-    "Both as `int`; `ValueError` unless they are integers from 0 whose sum is under 2**31"
-    try: both = tuple(integer(v, 'level', 0) for v in (num_levels,start_level))
-    except ValueError: both = (2**31,)
-    require(sum(both)<2**31, 'num_levels, start_level', (num_levels,start_level), 'integers from 0, their sum under 2**31')
-    return both
 
 # %% ../../nbs/env/05_maze.ipynb #571f6a48
 def level_seeds(seed:int, num_envs:int, n:int, num_levels:int=0, start_level:int=0):
