@@ -39,9 +39,9 @@ def installed_assets() -> Path|None:
     "The folder of pictures of the installed procgen package, found without importing it; None if there is none"
     try: spec = find_spec('procgen')
     except (ImportError, ValueError): return None # something blocks its import
-    if spec is None or not spec.submodule_search_locations: return None
-    folder = Path(list(spec.submodule_search_locations)[0])/'data'/'assets'
-    return folder if folder.is_dir() else None
+    if spec is None: return None
+    packages = [*(spec.submodule_search_locations or []), *(Path(p)/'procgen' for p in sys.path)] # a file or folder of that name may come first
+    return next((folder for p in packages if (folder := Path(p)/'data'/'assets').is_dir()), None)
 
 def all_assets() -> Path:
     "The folder of all of Procgen's pictures, which only its package has. `FileNotFoundError` without it"
