@@ -6,13 +6,14 @@
 __all__ = ['Gym3Maze', 'procgen_like', 'GymnasiumMazes', 'GymnasiumMaze', 'single_env', 'vector_env', 'register_worlds']
 
 # %% ../../nbs/env/09_adapters.ipynb #8a0e3d0e
-import importlib.util, numpy as np, secrets, sys, torch
+import hashlib, importlib.util, json, numpy as np, secrets, sys, torch
 from functools import lru_cache
 from importlib import import_module
 from fastcore.basics import patch
-from ..core import integer, require
+from ..core import digest, integer, require, to_dict
 from .maze import ACTION_MOVES, MOVE_STEPS, MazeEnv, TIMEOUT
-from .worlds import WORLDS, get_world, make_env
+from .objects import GoalObject
+from .worlds import ALIASES, WORLDS, get_world, make_env
 from ..style import enlarge
 
 # %% ../../nbs/env/09_adapters.ipynb #43e8b10d
@@ -76,13 +77,57 @@ class Gym3Maze(_Adapter):
         columns = [getattr(maze, k).cpu().numpy().astype(t) for k,t in types.items()]
         return [dict(zip(types, row)) for row in zip(*columns)]
 
+    def get_combos(self):
+        "The keys of each action, as Procgen names them: list of 15 tuples"
+        sides,letters = [('LEFT',), (), ('RIGHT',)], [(k,) for k in 'DAWSQE']
+        return [s+u for s in sides for u in (('DOWN',), (), ('UP',))] + letters
+
     def close(self):
         "Let go of the maze; harmless when done before"
         self.maze = None
 
+# %% ../../nbs/env/09_adapters.ipynb #2042c2e2
+def _kind(maze):
+    "Sixteen digits for all that two mazes must share to be in each other's states"
+    pictures = [str(o) if isinstance(o, GoalObject) else hashlib.sha256(o).hexdigest() for o in maze.renderer.objects]
+    return digest(dict(spec=to_dict(maze.spec), levels=[maze.num_levels, maze.start_level], timeout=maze.timeout,
+                       background=maze.renderer.background, objects=pictures))
+
+@patch
+def get_state(self:Gym3Maze):
+    "The state of each environment: list of bytes"
+    maze = self._open()
+    columns = {k: v.tolist() for k,v in maze.place.items()} | dict(order=maze.orders.tolist(), reward=self._reward.tolist())
+    shared = dict(format=1, kind=_kind(maze))
+    return [json.dumps(shared | dict(zip(columns, row)), sort_keys=True).encode() for row in zip(*columns.values())]
+
+# %% ../../nbs/env/09_adapters.ipynb #c0fcafb6
+@patch
+def set_state(self:Gym3Maze, states): # list of num states, as `get_state` gives them
+    "Put each environment into a state. `ValueError`, and nothing changed, on one that is not from such a maze"
+    maze = self._open()
+    require(isinstance(states, (list,tuple)) and len(states)==self.num, 'states', states, f'a list of {self.num}')
+    rows = [_read_state(s, maze) for s in states]
+    columns = {k: [r[k] for r in rows] for k in rows[0]}
+    reward = np.array(columns.pop('reward'), np.float32)
+    orders = columns.pop('order')
+    maze.enter({k: torch.tensor(v, dtype=torch.int64) for k,v in columns.items()}, np.array(orders, np.int64))
+    self._reward,self._rgb = reward, None
+
+def _read_state(state, maze):
+    "The numbers in a state"
+    try: row = json.loads(bytes(state))
+    except (TypeError, ValueError, RecursionError): row = None
+    names = {*maze.place, 'order', 'reward', 'format', 'kind'}
+    require(isinstance(row, dict) and set(row)==names, 'state', state, 'what `get_state` gave')
+    require((row.pop('format'),row.pop('kind'))==(1, _kind(maze)), 'state', state, 'one of a maze of the same kind')
+    require(type(row['reward']) is float and row['reward'] in (0., *maze.spec.rewards), 'reward in the state', row['reward'], '0, or a reward of this maze')
+    return {k: v if k=='reward' else integer(v, f'{k} in the state', 0, 2**62) for k,v in row.items()}
+
 # %% ../../nbs/env/09_adapters.ipynb #628888f1
 _NO_EFFECT = ('num_threads','center_agent','restrict_themes','paint_vel_info','debug_mode','debug','resource_root') # In a maze
-_NOT_HERE = ('use_sequential_levels','use_monochrome_assets','use_generated_assets','render_mode')
+_NOT_HERE = ('use_sequential_levels','use_monochrome_assets','use_generated_assets','render_mode', # Procgen's, and those of its forks
+             'random_percent','step_penalty','key_penalty','continue_after_coin')
 
 def procgen_like(num:int, # Environments side by side
     env_name:str='maze', # A world's name
@@ -98,9 +143,12 @@ def procgen_like(num:int, # Environments side by side
     **rest # Procgen's other options: without effect in a maze, or to be left off
     ) -> Gym3Maze:
     "Our mazes, made with the arguments of `procgen.ProcgenGym3Env`. `ValueError` on bad ones, and on options that we do not have"
-    for k,v in rest.items(): require(k in _NO_EFFECT or (k in _NOT_HERE and not v), k, v, f"not set; there are {', '.join(_NO_EFFECT)}, without effect")
-    objects = tuple(o for o in (obj1,obj2) if o is not None) or None
-    world = get_world(env_name, distribution_mode, objects, world_dim, rand_region)
+    for k,v in rest.items():
+        require(k in _NO_EFFECT+_NOT_HERE, 'option', k, ', '.join(_NO_EFFECT+_NOT_HERE))
+        require(k in _NO_EFFECT or not v, k, v, 'None, 0 or False: our mazes have no such thing')
+    objects = tuple(o for o in (obj1,obj2) if o) or None
+    region = rand_region if rand_region or ALIASES.get(env_name, env_name)=='maze_aisc' else None
+    world = get_world(env_name, distribution_mode, objects, world_dim or None, region)
     seed = secrets.randbelow(2**31) if rand_seed is None else rand_seed
     return Gym3Maze(make_env(world, num, 'textured' if use_backgrounds else 'black', num_levels, start_level, seed))
 

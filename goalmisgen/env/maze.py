@@ -12,7 +12,7 @@ from functools import lru_cache
 from fastcore.basics import patch
 from ..core import integer, require
 from .levels import Levels, MazeSpec, OBJ1, TRAIN, WALL, census, generate
-from .random import level_range, random_words
+from .random import check_seeds, level_range, random_words
 from .render import Renderer
 
 # %% ../../nbs/env/05_maze.ipynb #275c4fa8
@@ -100,8 +100,11 @@ def env_seeds(seed:int, num_envs:int):
 # %% ../../nbs/env/05_maze.ipynb #571f6a48
 def level_seeds(seed:int, num_envs:int, n:int, num_levels:int=0, start_level:int=0):
     "The first `n` level seeds of each environment: int64 (n, num_envs), as Procgen draws them from `rand_seed=seed`. `ValueError` on a negative range"
-    num_levels,start_level = level_range(num_levels, start_level)
-    words = random_words(env_seeds(seed, num_envs), n).astype(np.int64)
+    return _orders_seeds(env_seeds(seed, num_envs), n, *level_range(num_levels, start_level))
+
+def _orders_seeds(orders, n, num_levels, start_level): # orders: uint32 (N,), as `env_seeds` gives them
+    "The first `n` level seeds of each order: int64 (n, N)"
+    words = random_words(orders, n).astype(np.int64)
     return words % (2**31-1) if num_levels==0 else start_level + words%num_levels
 
 # %% ../../nbs/env/05_maze.ipynb #bf474621
@@ -150,7 +153,8 @@ def _build(self:MazeEnv):
 def _begin(self:MazeEnv):
     "Enter the first levels of the order that the seed gives"
     n,on = self.num_envs, dict(device=self.device)
-    self._seeds = level_seeds(self.seed, n, 64, self.num_levels, self.start_level)
+    self.orders = env_seeds(self.seed, n)
+    self._seeds = _orders_seeds(self.orders, 64, self.num_levels, self.start_level)
     if self._row_of is None: self.table,self._drawn = None, torch.full((n,), -1, **on)
     self._used = torch.zeros(n, dtype=torch.int64, **on)
     self.time,self.prev_level_seed,self.prev_level_complete,self._slot = (torch.zeros(n, dtype=torch.int64, **on) for _ in range(4))
@@ -175,7 +179,7 @@ def _refill(self:MazeEnv):
     self._used += self._slot
     used = self._used.cpu().numpy()
     while len(self._seeds) < used.max()+block:
-        self._seeds = level_seeds(self.seed, self.num_envs, 2*len(self._seeds), self.num_levels, self.start_level)
+        self._seeds = _orders_seeds(self.orders, 2*len(self._seeds), self.num_levels, self.start_level)
     queue = self._seeds[used + np.arange(block)[:,None], np.arange(self.num_envs)]
     rows = self._new_table(queue) if self._row_of is None else self._row_of[queue-self.start_level]
     self._queue,self._rows = (torch.as_tensor(a, device=self.device) for a in (queue, rows))
@@ -323,10 +327,22 @@ def _checked_place(env, place):
 
 # %% ../../nbs/env/05_maze.ipynb #2a95f94e
 def _set_place(self, place):
-    p,before = _checked_place(self, place), self.place
-    try: self._enter(p)
+    self.enter(place, self.orders)
+
+@patch
+def enter(self:MazeEnv,
+    place, # As `place` gives it
+    orders): # int (num_envs,): the level orders that the environments follow from now on, as `orders` has them
+    "Be at a place, perhaps another environment's. `ValueError`, and nothing changed, if no environment can be there"
+    p,before = _checked_place(self, place), (self.place, self.orders, self._seeds)
+    orders = check_seeds(orders)
+    require(orders.shape==(self.num_envs,), 'orders', orders, f'{self.num_envs} of them')
+    try:
+        self.orders,self._seeds = orders, _orders_seeds(orders, 64, self.num_levels, self.start_level)
+        self._enter(p)
     except ValueError:
-        self._enter(before)
+        place,self.orders,self._seeds = before
+        self._enter(place)
         raise
 
 @patch
