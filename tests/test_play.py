@@ -50,8 +50,8 @@ def test_several_keys_in_one_read():
     p = subprocess.Popen([sys.executable, '-m', 'goalmisgen.cli', 'play', 'maze_duel', '--level', '0'], stdin=child, stdout=child, stderr=child)
     seen = b''
     try:
-        for send, text in ((b'', 'maze_duel 0: step 0 of 500'), (b'    ', 'step 4 of 500'), (b'\x1b[1;2C\xc3\xbcz \x1b', 'step 5 of 500'), (b'[Z ', 'step 6 of 500'),
-                           (b'ppp ', 'maze_duel 0: step 1 of 500'), (b'nn\x1bOC', 'maze_duel 2: step 1 of 500')):
+        for send, text in ((b'', 'maze_duel 0: step 0 of 500'), (b'    ', 'step 4 of 500'), (b'\x1b[1;2C\xc3\xbcz \x1b', 'step 5 of 500'),
+                           (b'[Z ', 'step 6 of 500'), (b'ppp ', 'maze_duel 0: step 1 of 500'), (b'nn\x1bOC', 'maze_duel 2: step 1 of 500')):
             seen = b''
             if send: os.write(parent, send)
             end = time.time()+90

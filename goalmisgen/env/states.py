@@ -95,9 +95,10 @@ _CODES = np.array([100, 51, 2, 54], np.int32) # The engine's codes of our space,
 _only = lambda names, *values: dict.fromkeys(names.split(), values)
 _ALLOWED = { # Values that the engine takes
     **_only('game', 'maze'), **_only('version use_generated_assets use_monochrome_assets is_waiting_for_step use_procgen_background bg_tile_ratio', 0),
+    **_only('use_sequential_levels', 0),
     **_only('grid_step level_rng_seeded rng_seeded', 1), **_only('out_of_bounds_object', 51), **_only('timeout', 500),
     **_only('distribution_mode', 0, 1, 10), **_only('background_index', *range(9)), **_only('default_action', *range(15)),
-    **_only('use_backgrounds center_agent paint_vel_info restrict_themes use_sequential_levels random_agent_start asset_rng_seeded', 0, 1),
+    **_only('use_backgrounds center_agent paint_vel_info restrict_themes random_agent_start asset_rng_seeded', 0, 1),
     **_only('use_easy_jump has_useful_vel_info debug_mode done level_complete episode_done', 0, 1)}
 _MOUSE = { # The same for its one entity
     **_only('type image_type image_theme will_erase collides_with_entities collision_margin rotation vrot use_abs_coords avoids_collisions', 0),
