@@ -9,7 +9,7 @@ __all__ = ['INK', 'SOFT', 'LINE', 'ACCENT', 'SERIES', 'style', 'enlarge', 'show_
 import io, numpy as np
 from contextlib import contextmanager
 from pathlib import Path
-from .core import atomic_path, require
+from .core import atomic_path, integer, require
 
 # %% ../nbs/01_style.ipynb #9b7f181e
 INK,SOFT,LINE,ACCENT = '#1f2933','#52606d','#d9dee4','#b4441f' # Text, secondary text, grid, emphasis
@@ -25,13 +25,14 @@ def style():
           'axes.spines.right':False, 'axes.titleweight':'bold', 'axes.titlesize':11, 'figure.facecolor':'white', 'savefig.facecolor':'white',
           'figure.dpi':96, 'savefig.dpi':110, 'xtick.labelsize':8, 'ytick.labelsize':8, 'svg.hashsalt':'goalmisgen', 'legend.frameon':False}
     from cycler import cycler
+    plt.draw_if_interactive() # lets matplotlib settle on a backend, which may change its settings, before they are put aside
     with plt.rc_context(rc | {'axes.prop_cycle': cycler(color=SERIES)}): yield plt
 
 # %% ../nbs/01_style.ipynb #9d3f59a5
 def enlarge(frames, # uint8 (..., H, W, C)
             k:int=6): # Integer scale
     "Repeat every pixel `k` times in both directions (nearest neighbour)"
-    require(isinstance(k, int) and k>=1, 'scale', k, 'an integer of at least 1')
+    k = integer(k, 'scale', 1)
     return np.repeat(np.repeat(np.asarray(frames), k, axis=-3), k, axis=-2)
 
 # %% ../nbs/01_style.ipynb #e1335832

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from goalmisgen.env import procgen
+from goalmisgen.env import procgen, states
 from goalmisgen.env.levels import DUEL, OBJ1, WALL, MazeSpec, _one_size, generate, make_levels, random_words
 from goalmisgen.env.maze import ACTION_MOVES, MazeEnv, StateTable, level_seeds
 from goalmisgen.env.objects import OBJECTS, GoalObject
@@ -229,7 +229,7 @@ def changed(name, value):
     return {**state, 'entities': mouse}
 
 
-NOBODY = np.zeros(0, procgen._ENTITY)
+NOBODY = np.zeros(0, states._ENTITY)
 BAD = [ # Field, value, what the message says
     ('version', 1, 'version: got 1'),
     ('game', 'heist', 'fields missing or not known'),
@@ -289,7 +289,7 @@ def test_not_a_state():
 
 
 INTEGERS, FLOATS = [-2**31, -1, 0, 1, 2, 99, 2**31-1], [np.nan, np.inf, -1, 0, 1e9]
-KINDS = dict(procgen._FIELDS+procgen._MAZE) | {f'mouse {n}': procgen._ENTITY[n].kind for n in procgen._ENTITY.names}
+KINDS = dict(states._FIELDS+states._MAZE) | {f'mouse {n}': states._ENTITY[n].kind for n in states._ENTITY.names}
 
 
 def test_any_number_is_refused_or_survived():

@@ -6,12 +6,14 @@
 __all__ = ['Gym3Maze', 'procgen_like', 'GymnasiumMazes', 'GymnasiumMaze', 'single_env', 'vector_env', 'register_worlds']
 
 # %% ../../nbs/env/09_adapters.ipynb #8a0e3d0e
-import numpy as np, secrets, torch
+import hashlib, importlib.util, json, numpy as np, secrets, sys, torch
 from functools import lru_cache
 from importlib import import_module
-from ..core import require
-from .maze import ACTION_MOVES, MOVE_STEPS, MazeEnv
-from .worlds import WORLDS, get_world, make_env
+from fastcore.basics import patch
+from ..core import digest, integer, require, to_dict
+from .maze import ACTION_MOVES, MOVE_STEPS, MazeEnv, TIMEOUT
+from .objects import GoalObject
+from .worlds import ALIASES, WORLDS, get_world, make_env
 from ..style import enlarge
 
 # %% ../../nbs/env/09_adapters.ipynb #43e8b10d
@@ -43,7 +45,7 @@ def _integers(actions, n, low):
     "Actions as int64 (n,), or `ValueError`; `low` is the least"
     a = np.asarray(actions)
     require(a.dtype.kind in 'iu' and a.shape==(n,), 'actions', f'{a.dtype.name} {a.shape}', f'integers of shape ({n},)')
-    require((low<=a).all() and (a<=14).all(), 'actions', a.tolist(), f'integers from {low} to 14')
+    require((low<=a).all() and (a<=14).all(), 'actions', a, f'integers from {low} to 14')
     return torch.as_tensor(a.astype(np.int64))
 
 def _frames(maze): return maze.frames().cpu().numpy()
@@ -75,13 +77,57 @@ class Gym3Maze(_Adapter):
         columns = [getattr(maze, k).cpu().numpy().astype(t) for k,t in types.items()]
         return [dict(zip(types, row)) for row in zip(*columns)]
 
+    def get_combos(self):
+        "The keys of each action, as Procgen names them: list of 15 tuples"
+        sides,letters = [('LEFT',), (), ('RIGHT',)], [(k,) for k in 'DAWSQE']
+        return [s+u for s in sides for u in (('DOWN',), (), ('UP',))] + letters
+
     def close(self):
         "Let go of the maze; harmless when done before"
         self.maze = None
 
+# %% ../../nbs/env/09_adapters.ipynb #2042c2e2
+def _kind(maze):
+    "Sixteen digits for all that two mazes must share to be in each other's states"
+    pictures = [str(o) if isinstance(o, GoalObject) else hashlib.sha256(o).hexdigest() for o in maze.renderer.objects]
+    return digest(dict(spec=to_dict(maze.spec), levels=[maze.num_levels, maze.start_level], timeout=maze.timeout,
+                       background=maze.renderer.background, objects=pictures))
+
+@patch
+def get_state(self:Gym3Maze):
+    "The state of each environment: list of bytes"
+    maze = self._open()
+    columns = {k: v.tolist() for k,v in maze.place.items()} | dict(order=maze.orders.tolist(), reward=self._reward.tolist())
+    shared = dict(format=1, kind=_kind(maze))
+    return [json.dumps(shared | dict(zip(columns, row)), sort_keys=True).encode() for row in zip(*columns.values())]
+
+# %% ../../nbs/env/09_adapters.ipynb #c0fcafb6
+@patch
+def set_state(self:Gym3Maze, states): # list of num states, as `get_state` gives them
+    "Put each environment into a state. `ValueError`, and nothing changed, on one that is not from such a maze"
+    maze = self._open()
+    require(isinstance(states, (list,tuple)) and len(states)==self.num, 'states', states, f'a list of {self.num}')
+    rows = [_read_state(s, maze) for s in states]
+    columns = {k: [r[k] for r in rows] for k in rows[0]}
+    reward = np.array(columns.pop('reward'), np.float32)
+    orders = columns.pop('order')
+    maze.enter({k: torch.tensor(v, dtype=torch.int64) for k,v in columns.items()}, np.array(orders, np.int64))
+    self._reward,self._rgb = reward, None
+
+def _read_state(state, maze):
+    "The numbers in a state"
+    try: row = json.loads(bytes(state))
+    except (TypeError, ValueError, RecursionError): row = None
+    names = {*maze.place, 'order', 'reward', 'format', 'kind'}
+    require(isinstance(row, dict) and set(row)==names, 'state', state, 'what `get_state` gave')
+    require((row.pop('format'),row.pop('kind'))==(1, _kind(maze)), 'state', state, 'one of a maze of the same kind')
+    require(type(row['reward']) is float and row['reward'] in (0., *maze.spec.rewards), 'reward in the state', row['reward'], '0, or a reward of this maze')
+    return {k: v if k=='reward' else integer(v, f'{k} in the state', 0, 2**62) for k,v in row.items()}
+
 # %% ../../nbs/env/09_adapters.ipynb #628888f1
 _NO_EFFECT = ('num_threads','center_agent','restrict_themes','paint_vel_info','debug_mode','debug','resource_root') # In a maze
-_NOT_HERE = ('use_sequential_levels','use_monochrome_assets','use_generated_assets','render_mode')
+_NOT_HERE = ('use_sequential_levels','use_monochrome_assets','use_generated_assets','render_mode', # Procgen's, and those of its forks
+             'random_percent','step_penalty','key_penalty','continue_after_coin')
 
 def procgen_like(num:int, # Environments side by side
     env_name:str='maze', # A world's name
@@ -97,9 +143,12 @@ def procgen_like(num:int, # Environments side by side
     **rest # Procgen's other options: without effect in a maze, or to be left off
     ) -> Gym3Maze:
     "Our mazes, made with the arguments of `procgen.ProcgenGym3Env`. `ValueError` on bad ones, and on options that we do not have"
-    for k,v in rest.items(): require(k in _NO_EFFECT or (k in _NOT_HERE and not v), k, v, f"not set; there are {', '.join(_NO_EFFECT)}, without effect")
-    objects = tuple(o for o in (obj1,obj2) if o is not None) or None
-    world = get_world(env_name, distribution_mode, objects, world_dim, rand_region)
+    for k,v in rest.items():
+        require(k in _NO_EFFECT+_NOT_HERE, 'option', k, ', '.join(_NO_EFFECT+_NOT_HERE))
+        require(k in _NO_EFFECT or not v, k, v, 'None, 0 or False: our mazes have no such thing')
+    objects = tuple(o for o in (obj1,obj2) if o) or None
+    region = rand_region if rand_region or ALIASES.get(env_name, env_name)=='maze_aisc' else None
+    world = get_world(env_name, distribution_mode, objects, world_dim or None, region)
     seed = secrets.randbelow(2**31) if rand_seed is None else rand_seed
     return Gym3Maze(make_env(world, num, 'textured' if use_backgrounds else 'black', num_levels, start_level, seed))
 
@@ -116,10 +165,10 @@ def _last_frames(maze, table, state, move):
     return maze.renderer.frames(scenes, torch.arange(len(state), device=maze.device), cell, facing).cpu().numpy()
 
 # %% ../../nbs/env/09_adapters.ipynb #eddb1d82
-def _play(maze, actions):
+def _play(maze, actions, hold=None):
     "One step as numpy arrays: reward, terminated, truncated (N,); and of episodes that ended: last frame, level seed, steps (K, ...)"
     table,state,seed,steps = maze.table, maze.state, maze.level_seed, maze.time+1
-    reward,done = maze.step(actions)
+    reward,done = maze.step(actions, hold)
     over,move = done.nonzero()[:,0], torch.tensor(ACTION_MOVES)[actions].to(maze.device)
     last = _last_frames(maze, table, state[over], move[over]) if len(over) else np.zeros((0,64,64,3), np.uint8)
     won = maze.prev_level_complete.bool()
@@ -132,13 +181,12 @@ class _Gymnasium(_Adapter):
         "Keep the maze; the spaces of one observation and one action"
         from gymnasium.spaces import Box, Discrete
         require(render_mode in (None,'rgb_array'), 'render_mode', render_mode, "None, 'rgb_array'")
-        self.maze,self.render_mode,self._live = maze, render_mode, False
+        self.maze,self.render_mode,self._live,self._obs = maze, render_mode, False, None
         self.metadata = dict(render_modes=['rgb_array'], render_fps=15)
         return Box(0, 255, (64,64,3), np.uint8), Discrete(15)
 
-    def _enter(self, seed, options):
+    def _enter(self, seed):
         "Begin an episode. Where none is being played, the maze is at a beginning already"
-        require(not options, 'options', options, 'none')
         maze = self._open()
         if seed is not None or self._live: maze.reset(seed)
         self._live = True
@@ -149,43 +197,100 @@ class _Gymnasium(_Adapter):
         if not self._live: raise RuntimeError('no episode is being played: call reset')
         return maze
 
+    def _seen(self):
+        "The last observation, or `RuntimeError` before the first"
+        self._open()
+        if self._obs is None: raise RuntimeError('there is nothing to see yet: call reset')
+        return self._obs
+
+def _seed(seed):
+    "None, or the seed as an `int`"
+    return None if seed is None else integer(seed, 'seed', 0, 2**32-1)
+
 # %% ../../nbs/env/09_adapters.ipynb #c75ec8f8
 class GymnasiumMazes(_Gymnasium):
-    "A `MazeEnv` as a Gymnasium `VectorEnv` with same-step autoreset. Infos: `level_seed`, `steps`, and at an end `final_obs`, `final_info`"
+    "A `MazeEnv` as a Gymnasium `VectorEnv`. Infos: `level_seed`, `steps`, and in same-step autoreset at an end `final_obs`, `final_info`"
     _base = 'gymnasium.vector.VectorEnv'
 
-    def __init__(self, maze:MazeEnv, render_mode:str|None=None): # `render_mode`: None or 'rgb_array'
+    def __init__(self, maze:MazeEnv,
+                 render_mode:str|None=None, # None or 'rgb_array'
+                 autoreset_mode='SameStep'): # An `AutoresetMode`, or its value: 'SameStep', 'NextStep' or 'Disabled'
         from gymnasium.vector import AutoresetMode
         from gymnasium.vector.utils import batch_space
+        modes = {m.value: m for m in AutoresetMode}
+        mode = getattr(autoreset_mode, 'value', autoreset_mode)
+        require(mode in modes, 'autoreset_mode', autoreset_mode, ', '.join(modes))
         self.single_observation_space,self.single_action_space = self._set_up(maze, render_mode)
-        self.num_envs,self.metadata['autoreset_mode'] = maze.num_envs, AutoresetMode.SAME_STEP
+        self.num_envs,self.metadata['autoreset_mode'] = maze.num_envs, modes[mode]
         self.observation_space,self.action_space = (batch_space(s, maze.num_envs) for s in (self.single_observation_space, self.single_action_space))
-
-    def reset(self, *, seed=None, options=None):
-        "Begin again: with a seed at the first levels of its order, without one at each environment's next level. Observations and infos"
-        super().reset(seed=seed)
-        self._enter(seed, options)
-        return _frames(self.maze), self._info()
-
-    def step(self, actions): # int (num_envs,): 0..14
-        "Observations uint8 (num_envs, 64, 64, 3), rewards float32, terminated and truncated bool (num_envs,), infos"
-        maze = self._playing()
-        reward,won,late,(last,seed,steps) = _play(maze, _integers(actions, self.num_envs, 0))
-        info,over = self._info(), won | late
-        if over.any(): info |= _final(over, last, level_seed=seed, steps=steps)
-        return _frames(maze), reward, won, late, info
-
-    def _info(self):
-        both = dict(level_seed=self.maze.level_seed.cpu().numpy().copy(), steps=self.maze.time.cpu().numpy().copy())
-        return both | {f'_{k}': np.ones(self.num_envs, bool) for k in both}
+        self._mode,self._over = mode, np.zeros(maze.num_envs, bool) # over: ended, and not reset yet
 
     def render(self):
-        "The agents' frames, eight times enlarged: tuple of uint8 (512, 512, 3), or None without a render mode"
-        return tuple(enlarge(_frames(self._open()), 8)) if self.render_mode else None
+        "The agents' frames, eight times enlarged: tuple of uint8 (512, 512, 3), or None without a render mode. `RuntimeError` before the first reset"
+        return tuple(enlarge(self._seen(), 8)) if self.render_mode else None
 
     def close_extras(self):
         "Let go of the maze"
         self.maze = None
+
+# %% ../../nbs/env/09_adapters.ipynb #4f30570f
+@patch
+def reset(self:GymnasiumMazes, *, seed=None, options=None):
+    "Begin again: with a seed at the first levels of its order, without one at each environment's next level. Observations and infos"
+    seed,mask = _seed(seed), self._mask(options)
+    super(GymnasiumMazes, self).reset(seed=seed)
+    if mask is None: self._enter(seed)
+    else:
+        require(seed is None, 'seed', seed, 'none beside a reset_mask: a seed gives the order of all levels')
+        maze = self._playing()
+        again = torch.as_tensor(mask & ~self._over, device=maze.device) # what has ended is at its next level already
+        if again.any(): maze.step(torch.where(again, -1, 4), hold=~again)
+    fresh = np.ones(self.num_envs, bool) if mask is None else mask
+    self._over &= ~fresh
+    self._obs = self._look(fresh)
+    return self._obs.copy(), self._info(fresh)
+
+@patch
+def _mask(self:GymnasiumMazes, options):
+    "The environments to reset, bool (num_envs,), or None for all. `ValueError` on other options"
+    if not options: return None
+    require(set(options)=={'reset_mask'} and self._mode=='Disabled', 'options', options, "none; with autoreset_mode='Disabled' reset_mask")
+    mask = np.asarray(options['reset_mask'])
+    require(mask.dtype==bool and mask.shape==(self.num_envs,) and mask.any(), 'reset_mask', mask, f'bool ({self.num_envs},), not all False')
+    return mask
+
+# %% ../../nbs/env/09_adapters.ipynb #8acf1b4e
+@patch
+def _look(self:GymnasiumMazes, where):
+    "Observations: those of the maze `where` (bool (num_envs,)) it is at, else the ones before"
+    now = _frames(self.maze)
+    return now if where.all() else np.where(where[:,None,None,None], now, self._obs)
+
+@patch
+def _info(self:GymnasiumMazes, where):
+    "Level seeds and steps of the environments, and a mask that says where they are told"
+    both = dict(level_seed=self.maze.level_seed, steps=self.maze.time)
+    both = {k: v.cpu().numpy()*where for k,v in both.items()}
+    return both | {f'_{k}': where.copy() for k in both}
+
+# %% ../../nbs/env/09_adapters.ipynb #681c4cd3
+@patch
+def step(self:GymnasiumMazes, actions): # int (num_envs,): 0..14
+    "Observations uint8 (num_envs, 64, 64, 3), rewards float32, terminated and truncated bool (num_envs,), infos"
+    maze,actions,wait = self._playing(), _integers(actions, self.num_envs, 0), self._over
+    if self._mode=='Disabled' and wait.any():
+        raise RuntimeError(f'environments {np.flatnonzero(wait).tolist()[:20]} have ended: reset them, with options=dict(reset_mask=…)')
+    reward,won,late,(last,seed,steps) = _play(maze, actions, torch.as_tensor(wait, device=maze.device) if wait.any() else None)
+    over,everywhere = won | late, np.ones(self.num_envs, bool)
+    if self._mode=='SameStep':
+        self._obs,info = self._look(everywhere), self._info(everywhere)
+        if over.any(): info |= _final(over, last, level_seed=seed, steps=steps)
+        return self._obs.copy(), reward, won, late, info
+    self._over,self._obs = over, self._look(everywhere)
+    self._obs[over] = last
+    info = self._info(everywhere)
+    info['level_seed'][over],info['steps'][over] = seed, steps
+    return self._obs.copy(), reward, won, late, info
 
 # %% ../../nbs/env/09_adapters.ipynb #32a30fb9
 def _final(over, last, **values):
@@ -208,8 +313,10 @@ class GymnasiumMaze(_Gymnasium):
 
     def reset(self, *, seed=None, options=None):
         "Begin an episode: with a seed at the first level of its order, without one at the next level. Observation and info"
+        require(not options, 'options', options, 'none')
+        seed = _seed(seed)
         super().reset(seed=seed)
-        self._enter(seed, options)
+        self._enter(seed)
         self._obs = _frames(self.maze)[0]
         return self._obs.copy(), dict(level_seed=int(self.maze.level_seed), steps=0)
 
@@ -224,23 +331,57 @@ class GymnasiumMaze(_Gymnasium):
         return self._obs.copy(), float(reward), bool(won), bool(late), info
 
     def render(self):
-        "The agent's frame, eight times enlarged: uint8 (512, 512, 3), or None without a render mode"
-        return enlarge(self._obs, 8) if self.render_mode else None
+        "The agent's frame, eight times enlarged: uint8 (512, 512, 3), or None without a render mode. `RuntimeError` before the first reset"
+        return enlarge(self._seen(), 8) if self.render_mode else None
 
     def close(self):
         "Let go of the maze; harmless when done before"
         self.maze = None
 
 # %% ../../nbs/env/09_adapters.ipynb #9bdf09f4
-def single_env(world, render_mode=None, **kwargs) -> GymnasiumMaze:
-    "A `GymnasiumMaze` of this world; `kwargs` are those of `make_env`"
-    return GymnasiumMaze(make_env(world, 1, **kwargs), render_mode)
+def _maze(world, num_envs, seed, **kwargs):
+    "`make_env`, with a seed of its own where none is given"
+    return make_env(world, num_envs, seed=secrets.randbelow(2**31) if seed is None else seed, **kwargs)
 
-def vector_env(world, num_envs=1, render_mode=None, **kwargs) -> GymnasiumMazes:
-    "A batch of `num_envs`, as `GymnasiumMazes`; `kwargs` are those of `make_env`"
-    return GymnasiumMazes(make_env(world, num_envs, **kwargs), render_mode)
+def single_env(world, render_mode=None, seed=None, **kwargs) -> GymnasiumMaze:
+    "A `GymnasiumMaze` of this world; `kwargs` are those of `make_env`. No seed: a new one"
+    return GymnasiumMaze(_maze(world, 1, seed, **kwargs), render_mode)
 
+def vector_env(world, num_envs=1, render_mode=None, seed=None, autoreset_mode='SameStep', max_episode_steps=None, **kwargs) -> GymnasiumMazes:
+    "A batch of `num_envs`, as `GymnasiumMazes`; `kwargs` are those of `make_env`. No seed: a new one. `max_episode_steps`: default 500"
+    timeout = TIMEOUT if max_episode_steps is None else max_episode_steps
+    return GymnasiumMazes(_maze(world, num_envs, seed, timeout=timeout, **kwargs), render_mode, autoreset_mode)
+
+# %% ../../nbs/env/09_adapters.ipynb #ae86335a
 def register_worlds():
-    "Give every world to `gymnasium.make` and `gymnasium.make_vec`, as `goalmisgen/<name>-v0`"
-    import gymnasium
-    for name in WORLDS: gymnasium.register(f'goalmisgen/{name}-v0', single_env, vector_entry_point=vector_env, kwargs=dict(world=name))
+    "Give every world to `gymnasium.make` and `gymnasium.make_vec`, as `goalmisgen/<name>-v0`. Importing this module does it too"
+    from gymnasium.envs.registration import register, registry
+    for name in WORLDS:
+        id = f'goalmisgen/{name}-v0'
+        if id not in registry:
+            register(id, f'{__name__}:single_env', max_episode_steps=TIMEOUT, vector_entry_point=f'{__name__}:vector_env', kwargs=dict(world=name))
+
+# %% ../../nbs/env/09_adapters.ipynb #3a0b3d19
+class _AwaitGymnasium:
+    "A finder that finds nothing by itself, and registers the worlds when Gymnasium has been imported"
+    waiting = True
+
+    def find_spec(self, name, path=None, target=None):
+        if name!='gymnasium' or not self.waiting: return None
+        self.waiting = False # so that the others are asked
+        try: spec = importlib.util.find_spec(name)
+        finally: self.waiting = True
+        if spec is not None and spec.loader is not None: spec.loader.exec_module = self.then_register(spec.loader.exec_module)
+        return spec
+
+    def then_register(self, load):
+        "`load`, and the worlds after it"
+        def load_and_register(module):
+            load(module)
+            sys.meta_path[:] = [f for f in sys.meta_path if f is not self]
+            register_worlds()
+        return load_and_register
+
+# %% ../../nbs/env/09_adapters.ipynb #8e74c729
+if 'gymnasium' in sys.modules: register_worlds()
+else: sys.meta_path.insert(0, _AwaitGymnasium())

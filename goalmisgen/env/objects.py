@@ -56,9 +56,11 @@ class GoalObject:
 
     @classmethod
     def parse(cls, name): # str or `GoalObject`
-        "Read `yellow line`, `yellow-line` or `yellow_line_diag`"
+        "Read `yellow line`, `yellow-line`, `yellow_line_diag`, or the paper's picture `kenney/Items/pure_yellow_line_diag.png`"
         if isinstance(name, cls): return name
-        words = str(name).lower().replace('-',' ').replace('_',' ').removesuffix(' diag').split()
+        text = str(name).lower().replace('-',' ').replace('_',' ')
+        if 'pure ' in text: text = text.split('/')[-1].removeprefix('pure ').removesuffix('.png')
+        words = text.removesuffix(' diag').split()
         require(len(words)==2, 'object', name, "a colour and a shape, such as 'yellow line'")
         return cls(*words)
 

@@ -8,9 +8,9 @@ __all__ = ['TEXTURES', 'PIXELS', 'load_picture', 'Renderer', 'human_view']
 # %% ../../nbs/env/04_render.ipynb #ef8b6f54
 import numpy as np, torch
 from functools import lru_cache
-from ..core import require
+from ..core import integer, require
 from .assets import PICTURE_FILES, asset_dir
-from .levels import Levels, SPACE, WALL, OBJ1
+from .levels import Levels, SPACE, WALL, OBJ1, world_size
 from .objects import BACKGROUNDS, GoalObject, sprite
 
 # %% ../../nbs/env/04_render.ipynb #748f70ec
@@ -118,7 +118,7 @@ class Renderer:
         objects=('yellow line',), # First and second object: names or `GoalObject`s, or RGBA pictures uint8 (n, n, 4)
         background:str='black', # 'black', 'grey' or 'textured'
         device='cpu'): # Torch device of the tables and frames
-        require(type(size) is int and 3<=size<=25 and size%2, 'size', size, 'an odd integer from 3 to 25')
+        size = world_size(size)
         require(background in BACKGROUNDS, 'background', background, ', '.join(BACKGROUNDS))
         objects = (objects,) if isinstance(objects, (str,GoalObject)) else objects
         require(isinstance(objects, (tuple,list)) and len(objects) in (1,2), 'objects', objects, 'one name or picture, or a tuple of two')
@@ -190,9 +190,10 @@ def mouse_spots(self:Renderer):
 def human_view(levels:Levels, i:int=0, objects=('red line','yellow gem'), background='black', cell:int|None=None, facing:int=0, pixels:int=512):
     "Level `i` drawn large and smooth for people: uint8 (pixels, pixels, 3) array; `cell` places the mouse (default: its start)"
     from PIL import Image
-    size,unit = levels.size, pixels/levels.size
-    require(cell is None or 0<=cell<size*size, 'cell', cell, f'an integer from 0 to {size*size-1}')
-    r = Renderer(size, objects, background) # validates
+    size = levels.size
+    cell = cell if cell is None else integer(cell, 'cell', 0, size*size-1)
+    pixels,facing = integer(pixels, 'pixels', size), integer(facing, 'facing', 0, 1)
+    r,unit = Renderer(size, objects, background), pixels/size
     pics = {WALL: load_picture('wall'), **{OBJ1+k: p for k,p in enumerate(r.pictures)}}
     fill = _FILLS[background] if background!='textured' else None
     back = Image.fromarray(load_picture(TEXTURES[levels.background[i]])) if fill is None else Image.new('RGBA', (1,1), fill)
@@ -201,7 +202,7 @@ def human_view(levels:Levels, i:int=0, objects=('red line','yellow gem'), backgr
         box = [round(v*unit) for v in (x, size-1-y, x+1, size-y)]
         img.alpha_composite(Image.fromarray(np.ascontiguousarray(pic)).resize((box[2]-box[0],box[3]-box[1]), Image.BILINEAR), (box[0],box[1]))
     for y,x in np.argwhere(levels.grid[i]!=SPACE): put(pics[levels.grid[i,y,x]], x, y)
-    x,y = levels.start[i] if cell is None else (cell%size, cell//size)
+    x,y = levels.start[i].tolist() if cell is None else (cell%size, cell//size)
     put(load_picture('mouse')[:,::-1] if facing else load_picture('mouse'), x, y)
     return np.array(img)[...,:3]
 

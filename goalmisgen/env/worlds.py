@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from ..core import require
 from .levels import MazeSpec
-from .maze import MazeEnv
+from .maze import MazeEnv, TIMEOUT
 from .objects import COLOURS, GoalObject, SPRITE_SIZE, line_mask
 from .assets import PICTURE_FILES, asset_dir
 
@@ -111,10 +111,11 @@ def make_env(world, # A `World`, or a name for `get_world`
     start_level:int=0, # The first of them
     seed:int=0, # Of the level order
     device='cpu', # Torch device of states, rewards and frames
+    timeout:int=TIMEOUT, # Steps after which an episode ends without reward
     **choices # With a name: mode, objects, size and region, as `get_world` takes them
     ) -> MazeEnv:
     "A batch of environments of this world. `ValueError` on bad arguments"
     require(not (choices and isinstance(world, World)), 'choices', choices, 'none beside a World: give them to get_world')
     if not isinstance(world, World): world = get_world(world, **choices)
     background = world.background if background is None else background
-    return MazeEnv(num_envs, world.spec, background, num_levels, start_level, seed, device, tuple(map(find_object, world.objects)))
+    return MazeEnv(num_envs, world.spec, background, num_levels, start_level, seed, device, tuple(map(find_object, world.objects)), timeout)
