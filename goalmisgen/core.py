@@ -7,9 +7,26 @@ __all__ = ['require', 'integer', 'plain_numbers', 'to_dict', 'from_dict', 'diges
            'create_atomic', 'read_bytes', 'seal', 'write_json', 'read_json']
 
 # %% ../nbs/00_core.ipynb #0aa7e1ba
-import dataclasses, hashlib, json, operator, os, secrets, stat
+import dataclasses, hashlib, json, math, operator, os, reprlib, secrets, stat
 from contextlib import contextmanager
 from pathlib import Path
+
+# %% ../nbs/00_core.ipynb #fc9ad1ff
+class _Shortened(reprlib.Repr):
+    "Values as an error message shows them"
+    def __init__(self):
+        super().__init__()
+        self.maxlist = self.maxtuple = self.maxset = self.maxfrozenset = self.maxdeque = self.maxarray = 12
+        self.maxstring, self.maxother, self.maxlong = 200, 800, 60
+
+    def repr_dict(self, x, level): return self.repr_instance(x, level) # in its own order
+
+    def repr1(self, x, level):
+        shape = getattr(x, 'shape', None)
+        if not isinstance(shape, tuple) or math.prod(shape)<=12: return super().repr1(x, level)
+        return f'{type(x).__name__} {getattr(x, "dtype", "")} of shape {tuple(shape)}'.replace('  ', ' ')
+
+_shortened = _Shortened().repr
 
 # %% ../nbs/00_core.ipynb #1f4d057b
 def require(ok, # Is the input acceptable?
@@ -17,7 +34,7 @@ def require(ok, # Is the input acceptable?
             value, # What was given
             allowed): # What would have been accepted, in words
     "Raise `ValueError` naming `value` and what is `allowed`, unless `ok`"
-    if not ok: raise ValueError(f'{name}: got {value!r}; allowed: {allowed}')
+    if not ok: raise ValueError(f'{name}: got {_shortened(value)}; allowed: {allowed}')
 
 # %% ../nbs/00_core.ipynb #c7697e4a
 def integer(value, # Python or numpy integer, or an array of one
