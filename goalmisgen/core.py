@@ -83,8 +83,10 @@ def write_json(path, obj):
 
 # %% ../nbs/00_core.ipynb #934ef821
 def read_json(path, max_bytes:int=2**24) -> dict:
-    "Read JSON from `path`; `ValueError` if it is over `max_bytes` or not JSON"
+    "Read JSON from `path`; `ValueError` if it is over `max_bytes` or not a JSON object"
     size = os.path.getsize(path)
     require(size<=max_bytes, f'size of {path}', size, f'at most {max_bytes} bytes')
-    try: return json.loads(Path(path).read_text(encoding='utf-8'))
-    except (json.JSONDecodeError, UnicodeDecodeError) as e: raise ValueError(f'{path}: not a JSON file ({e})') from None
+    try: found = json.loads(Path(path).read_text(encoding='utf-8'))
+    except (ValueError, RecursionError) as e: raise ValueError(f'{path}: not a JSON file ({e})') from None
+    require(isinstance(found, dict), str(path), type(found).__name__, 'a JSON object')
+    return found
