@@ -82,7 +82,7 @@ def _say(todo, settings, protocol):
     most = estimate(settings, protocol)*new//len(settings)
     print(f'{len(todo)} agents to ask, {new} answers missing: at most {most:,} forward passes, for trained agents about {most//3:,}')
 
-# %% ../../nbs/evaluation/26_population.ipynb #a030db4b
+# %% ../../nbs/evaluation/26_population.ipynb #6a9cb05b
 def _return_memory():
     "Ask glibc to map large arrays one by one and to return them when they are freed; without effect elsewhere"
     import ctypes
@@ -90,7 +90,7 @@ def _return_memory():
     except (AttributeError, OSError, TypeError): return
     for option in (-3,-1): mallopt(option, 2**20) # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
 
-# %% ../../nbs/evaluation/26_population.ipynb #bb2c2bf0
+# %% ../../nbs/evaluation/26_population.ipynb #0071fb08
 def _claim(home, folder, population, agents, rows):
     "Note that the answers in `home` under this name are of the agents in `folder`. `ValueError` if `rows` are of others"
     note,folder = home/'populations.json', str(Path(folder).resolve())
@@ -145,7 +145,7 @@ def evaluate_population(folder, # Agents: `agent-*/`, or published `<date>__seed
     done = run_jobs(jobs, workers, 'evaluating', progress) if jobs else []
     return _collect(agents, settings, where, out, population, protocol, {o.name: o.error for o in done if o.error})
 
-# %% ../../nbs/evaluation/26_population.ipynb #25677598
+# %% ../../nbs/evaluation/26_population.ipynb #5cec0004
 def _places(out, agents):
     "The table, the folder of answers, and each agent's file in it. `ValueError` if one cannot be written, or the table is not ours"
     out = Path(out).expanduser()
@@ -181,4 +181,6 @@ def by_step(table, # Data frame of `Result`s
     "Data frame of one column of the table, a row for each step, a column for each agent's folder. `ValueError` if there is nothing"
     rows = table[(table.obj1==setting.obj1) & (table.obj2==setting.obj2) & (table.background==setting.background)]
     require(len(rows), 'setting', str(setting), 'one that is in the table')
+    twice = rows[rows.duplicated(['step','run'])]
+    require(not len(twice), f'rows of {setting}', f'several for {list(twice.run)[:3]}', 'one an agent and step: choose a population, a method and levels')
     return rows.pivot_table(index='step', columns='run', values=value)

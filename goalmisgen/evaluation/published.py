@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['MAX_EPISODES_FILE', 'read_episodes', 'agent_number', 'model_step', 'setting_of', 'background_of', 'training_of',
-           'Published', 'read_published', 'published_agents']
+           'Published', 'read_published', 'trained_as_published', 'published_agents']
 
 # %% ../../nbs/evaluation/25_published.ipynb #18b7658f
 import csv, io, numpy as np, os, re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from ..core import digest, require
 from ..env.maze import TIMEOUT
@@ -139,20 +139,24 @@ def read_published(folder, # `results-1000`, one run in it, or one setting of a 
         except (ValueError, OSError) as e: broken[p] = str(e)
     return Published(rows, broken)
 
+# %% ../../nbs/evaluation/25_published.ipynb #f9bc3d7e
+def trained_as_published(f:AgentFile) -> AgentFile:
+    "The same, with what the name of a published run in its path says about the training"
+    run = None if f.size else next((p for p in f.path.resolve().parts if training_of(p)[2]), None)
+    return replace(f, **dict(zip(('goal','background','size'), training_of(run)))) if run else f
+
 # %% ../../nbs/evaluation/25_published.ipynb #cfca5893
 def published_agents(folder,
                      checkpoints:bool=False # All models of each agent, not only the last?
                      ) -> list:
     "The `AgentFile`s under a folder of published agents, `…/<date>__seed_<number>/model_<steps>.pth`; links in it are not followed"
     found,top = {}, Path(folder).expanduser().resolve()
-    run = next((p.name for p in (top, *top.parents) if p.name in {q.folder for q in PAPER.values()}), None)
     for home,folders,files in os.walk(top):
         home = Path(home)
         if len(home.relative_to(top).parts)>=4: folders.clear()
         n = agent_number(home.name)
         models = [home/f for f in files if re.fullmatch(r'model_\d{1,15}\.pth', f) and not (home/f).is_symlink()]
         if n is None or not models: continue
-        trained = training_of(run or next((p for p in home.relative_to(top).parts if training_of(p)[2]), ''))
-        own = (AgentFile(p, home.name, n, model_step(p.name), 'PPO (published)', *trained) for p in models)
+        own = (trained_as_published(AgentFile(p, home.name, n, model_step(p.name), 'PPO (published)')) for p in models)
         found[home] = sorted(own, key=lambda f: f.step)
     return [f for k in sorted(found, key=lambda k: (found[k][0].agent, k.name)) for f in (found[k] if checkpoints else found[k][-1:])]
