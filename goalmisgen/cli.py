@@ -90,8 +90,8 @@ class TrainPPOCommand(_Training):
 class EvaluateCommand:
     "Ask an agent, or every agent of a population, to choose between two objects"
     agents:Positional[Path] # Agent folder, .safetensors or published .pth file; or a folder of agents
-    settings:Positional[tuple[str,...]] = () # Questions: phrases, or names of the paper's populations; default, for agents trained on a yellow line, "red line vs yellow gem", and for other goals what corresponds to it
-    background:str|None = None # black, grey or textured, for phrases that do not say "on ..."; default the one that the agents were trained on
+    settings:Positional[tuple[str,...]] = () # Questions: phrases, or names of the paper's populations; default that of the agents' goal
+    background:str|None = None # black, grey or textured, for phrases that do not say "on ..."; default that of the agents' training
     method:str = 'exact' # exact, sampled or greedy
     levels:str = 'published' # published (the 1,000 evaluation seeds) or census (all levels)
     tolerance:float = 1e-6 # Exact: greatest error of a level's probabilities
@@ -123,8 +123,8 @@ def __call__(self:EvaluateCommand):
 # %% ../nbs/90_cli.ipynb #efc42a46
 def _one_agent(c, protocol):
     "Rows of one agent, as they come"
+    from goalmisgen.evaluation.agents import agent_files, check_agents, departures
     from goalmisgen.evaluation.published import trained_as_published
-    from goalmisgen.evaluation.results import agent_files, check_agents, departures
     from goalmisgen.evaluation.settings import settings_for
     files = [trained_as_published(f) for f in agent_files(c.agents, c.checkpoints)]
     asked = settings_for(files, c.settings or None, c.background)
@@ -132,7 +132,7 @@ def _one_agent(c, protocol):
     require(c.out or not c.lengths, 'lengths', True, 'only with a table: name one with --out')
     population = c.population or files[-1].path.resolve().parents[files[-1].path.stem=='model'].name
     keep = _kept(c.out, files, asked, protocol, population) if c.out else None
-    for text in departures(files, asked): warnings.warn(f'{c.agents}: {text}')
+    for text in departures(files, asked): warnings.warn(f'{c.agents}: {text}', stacklevel=2)
     for f in files: yield from _rows(c, f, asked, protocol, population, keep)
 
 # %% ../nbs/90_cli.ipynb #37acbbb0
@@ -210,27 +210,38 @@ def _with_paths(command):
     "The command with its paths expanded"
     return replace(command, **{f.name: _expanded(getattr(command, f.name)) for f in dataclasses.fields(command) if f.init})
 
-# %% ../nbs/90_cli.ipynb #7fb0c8ac
+# %% ../nbs/90_cli.ipynb #6ec149bc
 _KINDS = dict(INT='a whole number', FLOAT='a number', PATH='a path', STR='text')
 _WORDING = (
     (r"Error parsing (\S+): invalid literal for int\(\) with base 10: (.*)", r"\1: got \2; allowed: a whole number"),
     (r"Error parsing (\S+): could not convert string to float: (.*)", r"\1: got \2; allowed: a number"),
-    (r"Error parsing (\S+): no type matching .*?([A-Z]+) could be instantiated from \[(.*?)\]\..*", lambda m: f'{m[1]}: got {m[3]}; allowed: {_KINDS.get(m[2], m[2])}'),
+    (r"Error parsing (\S+): no type matching .*?([A-Z]+) could be instantiated from \[(.*?)\]\..*", 
+     lambda m: f'{m[1]}: got {m[3]}; allowed: {_KINDS.get(m[2], m[2])}'),
     (r"Error parsing (--\S+|[A-Z]+): (.*)", r"\1: \2"),
     (r"Error parsing \S+: (.*)", r"\1"), # of a whole config, which names its field
     (r"Missing value for argument '(.*?)'.*", r"\1: a value is missing"),
     (r"Missing from (.*?): (.*)", r"\1 needs \2"),
     (r"Unrecognized options: (.*)", r"unknown: \1"))
 
-# %% ../nbs/90_cli.ipynb #8ebdb330
+# %% ../nbs/90_cli.ipynb #2501e669
+def _sections(box:str) -> list:
+    "The parser's box as lists of lines, between its rules; without its title"
+    lines = [x.strip().strip('│').strip() for x in box.splitlines() if not x.startswith(('╭','╰'))]
+    out = [[]]
+    for x in lines:
+        if x and set(x)<=set('─-'): out.append([])
+        elif x: out[-1].append(x)
+    return out if '╭' in box else out[1:] # without a box the title is a section
+
 def _reworded(box:str) -> str:
     "One line from the parser's box"
-    lines = [re.sub('^[│|] ?|[│|]$', '', x).strip() for x in box.strip().splitlines()[1:-1]]
-    head = next((lines[:i] for i,x in enumerate(lines) if set(x) and set(x)<=set('─-')), lines)
+    head,*rest = _sections(box) or [['this cannot be read']]
     text = ' '.join(head)
     for pattern,words in _WORDING:
-        if re.fullmatch(pattern, text): text = re.sub(pattern, words, text); break
-    hint = next((f'; perhaps you meant {lines[i+1].split()[0]}' for i,x in enumerate(lines[:-1]) if x.startswith('Perhaps you meant')), '')
+        if re.fullmatch(pattern, text):
+            text = re.sub(pattern, words, text)
+            break
+    hint = next((f'; perhaps you meant {s[1].split()[0]}' for s in rest if s[:1]==['Perhaps you meant:'] and s[1:]), '')
     return text.replace(' (required)', '') + hint
 
 # %% ../nbs/90_cli.ipynb #07bae1de

@@ -26,7 +26,7 @@ from .evaluation.settings import DATASET_512, first_question
 from .evaluation.video import play_together, save_gif, side_by_side, telling_episodes, telling_level
 from .style import save_figure
 
-# %% ../nbs/40_study.ipynb #ec0f4f76
+# %% ../nbs/40_study.ipynb #a8221a33
 def default_questions(goal:str='yellow line') -> tuple:
     "Four pairs of objects for agents trained on `goal`. `ValueError` if it is no object with a colour"
     mine,g = first_question(goal).obj2, GoalObject.parse(goal) # the goal's colour in the other shape
@@ -66,7 +66,8 @@ class Study:
 STUDIES = {s.name: s for s in (
     Study('quick'),
     Study('hundred', seeds=tuple(range(100)), questions=(*default_questions(), ('green line','red line'), ('yellow gem','red line'))),
-    Study('textured', ExactPPOConfig(background='textured', updates=480), seeds=tuple(range(30)), questions=default_questions()[:3]), # twice as long, as in the paper
+    Study('textured', ExactPPOConfig(background='textured', updates=480), # twice as long, as in the paper
+          seeds=tuple(range(30)), questions=default_questions()[:3]),
     Study('white', ExactPPOConfig(goal='white line'), seeds=tuple(range(100)), questions=tuple((s.obj1, s.obj2) for s in DATASET_512)),
     Study('ppo', PPOConfig(), seeds=(0,1)))}
 
@@ -147,7 +148,7 @@ def _draw_one(places, q, who):
         out[f'agent-{n}.gif'] = side_by_side([e], [_caption(n, e)]), _caption(n, e).capitalize()+'.'
     return _save_episodes(places, out)
 
-# %% ../nbs/40_study.ipynb #6216dda2
+# %% ../nbs/40_study.ipynb #1f90ab7b
 def _caption(n, episode):
     ends = ('nowhere', f'to the {episode.setting.obj1}', f'to the {episode.setting.obj2}')
     return f'agent {n}: {ends[episode.outcome]}'
@@ -205,7 +206,7 @@ def _agents_table(places, table):
                     **{f'{r.obj1} over {r.obj2}': r.preference for r in own.itertuples()}))
     return pd.DataFrame(rows)
 
-# %% ../nbs/40_study.ipynb #e554dd69
+# %% ../nbs/40_study.ipynb #f10da9db
 def _count(n, what): return f'{n} {what}' + 's'*(n!=1)
 
 def _lede(study, first):
@@ -222,7 +223,7 @@ def _lede(study, first):
     return title, (f'{who} trained to reach a {study.config.goal} on {study.config.background}. '
                    f'Now {now} between a {q.obj1} and a {q.obj2}. {found}')
 
-# %% ../nbs/40_study.ipynb #322cd3b2
+# %% ../nbs/40_study.ipynb #a97939af
 def _in_a_maze(gifs):
     "The animation that leads the report, in HTML; nothing if no agent has a preference"
     if not gifs: return ''

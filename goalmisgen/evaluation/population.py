@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from ..agents.population import Job, agents_of, run_jobs
 from ..core import integer, read_json, require, write_json
+from .agents import agent_files, check_agents, departures
 from .exact import LEVELS_A_STAGE, PolicyTable, Setting, stage, trials
 from .files import check_output, locked
 from .published import published_agents
-from .results import Answers, Protocol, agent_files, check_agents, check_name, departures
+from .results import Answers, Protocol, check_name
 from .results import evaluate_agent, read_results, result_key, row_key, to_table, write_results
 from .settings import settings_for
 
@@ -25,6 +26,7 @@ def find_agents(folder, # A population, ours or a published one
                 ) -> dict:
     "The finished agents of a population: name of each agent's folder to its `AgentFile`s, by number. `FileNotFoundError` if there are none"
     folder,found,where = Path(folder).expanduser(), {}, {}
+    if not folder.is_dir(): raise FileNotFoundError(f'{folder}: no such folder')
     ours = [f for home in agents_of(folder).values() for f in agent_files(home, checkpoints)]
     for f in ours or published_agents(folder, checkpoints):
         if only is None or f.agent in only: found.setdefault(f.run, []).append(f)

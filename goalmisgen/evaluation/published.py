@@ -12,9 +12,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from ..core import digest, require
 from ..env.maze import TIMEOUT
+from .agents import AgentFile
 from .exact import PUBLISHED_SEEDS, Setting, preference, quantile, seeds_name
 from .files import typed
-from .results import AgentFile, Result, SCHEMA, to_table
+from .results import Result, SCHEMA, to_table
 from .sampled import wilson
 from .settings import PAPER
 
@@ -139,7 +140,7 @@ def read_published(folder, # `results-1000`, one run in it, or one setting of a 
         except (ValueError, OSError) as e: broken[p] = str(e)
     return Published(rows, broken)
 
-# %% ../../nbs/evaluation/25_published.ipynb #f9bc3d7e
+# %% ../../nbs/evaluation/25_published.ipynb #898a4b61
 def trained_as_published(f:AgentFile) -> AgentFile:
     "The same, with what the name of a published run in its path says about the training"
     run = None if f.size else next((p for p in f.path.resolve().parts if training_of(p)[2]), None)

@@ -4,18 +4,17 @@
 
 # %% auto #0
 __all__ = ['SCHEMA', 'METHODS', 'COLUMNS', 'KEY', 'Result', 'schema_table', 'to_row', 'to_table', 'write_results', 'read_results',
-           'result_key', 'lengths_path', 'write_lengths', 'read_lengths', 'Protocol', 'evaluate', 'AgentFile',
-           'agent_files', 'check_agents', 'departures', 'check_name', 'row_key', 'Answers', 'evaluate_agent']
+           'result_key', 'lengths_path', 'write_lengths', 'read_lengths', 'Protocol', 'evaluate', 'check_name',
+           'row_key', 'Answers', 'evaluate_agent']
 
 # %% ../../nbs/evaluation/22_results.ipynb #5f809024
-import dataclasses, hashlib, math, numpy as np, os, re, warnings
+import dataclasses, math, numpy as np, re
 from dataclasses import dataclass, fields
 from pathlib import Path
 from ..agents.impala import load_policy
-from ..core import integer, read_json, require
-from ..env.levels import DUEL
+from ..core import integer, require
 from ..env.maze import TIMEOUT
-from ..env.objects import BACKGROUNDS, GoalObject
+from .agents import AgentFile, agent_files, check_agents
 from .exact import ExactResult, PolicyTable, Setting, bounds, evaluate_exact, preference
 from .exact import quantile, seed_range, trials
 from .files import check_output, locked, read_cells, typed, write_table
@@ -263,82 +262,7 @@ def evaluate(policy, # `Policy`, a `PolicyTable` of one, or a function from fram
     if p.method=='exact': return evaluate_exact(policy, setting, p.levels, tolerance=p.tolerance)
     return evaluate_sampled(policy, setting, p.levels, p.episodes, p.seed, greedy=p.method=='greedy')
 
-# %% ../../nbs/evaluation/22_results.ipynb #4a584860
-@dataclass(frozen=True)
-class AgentFile:
-    "Weights on disk, and what is known about them"
-    path:Path # .safetensors or .pth
-    run:str # The agent's folder, or the file's name
-    agent:int = 0 # Its number
-    step:int = 0 # How long it had been trained
-    algorithm:str = 'unknown' # How
-    goal:str = 'unknown' # What it was trained to reach
-    background:str = 'unknown' # On which background
-    size:int = 0 # In mazes with so many cells on a side; 0 if unknown
-
-    @property
-    def weights(self):
-        "Fingerprint of the file: 16 hex digits"
-        return hashlib.sha256(self.path.read_bytes()).hexdigest()[:16]
-
-    @property
-    def trained(self): "Goal, background and size of the training"; return self.goal, self.background, self.size
-
-# %% ../../nbs/evaluation/22_results.ipynb #89de104c
-def _training_of(manifest, where):
-    "Goal, background and size in a manifest, as fields of `AgentFile`; `ValueError` if they are none"
-    c = manifest.get('config')
-    if not isinstance(c, dict) or not {'goal','background','size'}<=set(c): return {}
-    GoalObject.parse(c['goal'])
-    require(c['background'] in BACKGROUNDS, f'background in {where}', c['background'], ', '.join(BACKGROUNDS))
-    return dict(goal=c['goal'], background=c['background'], size=integer(c['size'], f'size in {where}', 3, 25))
-
-# %% ../../nbs/evaluation/22_results.ipynb #365c41ab
-def _from_manifest(folder):
-    "The `AgentFile` of a finished agent; `ValueError` on a manifest that lacks what is needed"
-    m,where = read_json(folder/'manifest.json'), f'{folder}/manifest.json'
-    require(isinstance(m, dict), where, type(m).__name__, 'a JSON object')
-    seeds = m.get('seeds') if isinstance(m.get('seeds'), dict) else {}
-    agent,step = seeds.get('agent'), m.get('env_steps', m.get('updates'))
-    ok = type(agent) is int and type(step) is int and agent>=0 and step>=0
-    require(ok, f'seeds.agent, and env_steps or updates, in {where}', (agent,step), 'integers of at least 0')
-    named = re.fullmatch(r'agent-([0-9]{1,10})', folder.name)
-    if named and int(named[1])!=agent:
-        warnings.warn(f'{folder} is agent {int(named[1])} by its name and {agent} by its manifest: it is called by its name', stacklevel=3)
-        agent = int(named[1])
-    return AgentFile(folder/'model.safetensors', folder.name, agent, step, str(m.get('algorithm','unknown')), **_training_of(m, where))
-
-# %% ../../nbs/evaluation/22_results.ipynb #996ca5da
-def agent_files(path, # Folder of a finished agent, or a file of weights
-                checkpoints:bool=False # Also those kept during training?
-                ) -> list:
-    "The `AgentFile`s of one agent, in order of training. `FileNotFoundError` or `ValueError` if there is none"
-    path = Path(os.path.abspath(Path(path).expanduser())) # so that . has a name
-    if path.is_file(): return [_lone_file(path)]
-    if not (path/'manifest.json').exists(): raise FileNotFoundError(f'{path}: neither a file of weights nor the folder of a finished agent')
-    last = _from_manifest(path)
-    found = [(p, re.fullmatch(r'step-([0-9]{1,15})', p.stem)) for p in path.glob('step-*.safetensors')] if checkpoints else []
-    early = [dataclasses.replace(last, path=p, step=int(m[1])) for p,m in found if m and int(m[1])!=last.step]
-    return sorted([*early, last], key=lambda f: f.step)
-
-def _lone_file(path):
-    "The `AgentFile` of weights alone; a manifest beside them says how they were trained"
-    beside = path.with_name('manifest.json')
-    m = read_json(beside) if path.suffix=='.safetensors' and beside.is_file() else {}
-    return AgentFile(path, path.stem, **(_training_of(m, beside) if isinstance(m, dict) else {}))
-
-# %% ../../nbs/evaluation/22_results.ipynb #9df591bf
-def check_agents(files):
-    "`ValueError` if one of the `AgentFile`s was trained in mazes of a size in which there is no evaluation"
-    for f in files:
-        require(f.size in (0,DUEL.size), f'size of the mazes that {f.run} was trained in', f.size, f'{DUEL.size}, the size of the evaluation levels')
-
-def departures(files, settings) -> list:
-    "In words, each background that some agents were trained on and are not asked on"
-    trained = {f.background for f in files}-{'unknown'}
-    return [f'trained on {a}, asked on {b}: the answers are about a background that is new to the agents'
-            for a in sorted(trained) for b in sorted({s.background for s in settings}-{a})]
-
+# %% ../../nbs/evaluation/22_results.ipynb #491d100c
 def check_name(name:str, what:str='population') -> str:
     "A name for the table, as it is. `ValueError` unless it is printable text"
     require(isinstance(name, str) and name and name.isprintable(), f'name of the {what}', name, 'text without line breaks')

@@ -74,7 +74,7 @@ def find_settings(names, # Names of populations in `PAPER`, phrases such as 'red
         out += [n] if isinstance(n, Setting) else PAPER[n].settings
     return tuple(dict.fromkeys(out))
 
-# %% ../../nbs/evaluation/24_settings.ipynb #17c7bec0
+# %% ../../nbs/evaluation/24_settings.ipynb #8435e813
 def first_question(goal:str='yellow line', background:str='black') -> Setting:
     "The goal's shape in another colour against its colour in the other shape. `ValueError` if `goal` is no object"
     g = GoalObject.parse(goal)
@@ -82,7 +82,7 @@ def first_question(goal:str='yellow line', background:str='black') -> Setting:
     other = 'yellow' if g.colour=='red' else 'red'
     return Setting(f'{other} {g.shape}', f"{g.colour} {'gem' if g.shape=='line' else 'line'}", background)
 
-# %% ../../nbs/evaluation/24_settings.ipynb #3cc3b130
+# %% ../../nbs/evaluation/24_settings.ipynb #f67692a0
 def _one(values, what):
     "The value that agents share, None if it is not known. `ValueError` if they differ"
     known = sorted(set(values)-{'unknown'})

@@ -19,10 +19,10 @@ from ..env.levels import DUEL, MazeSpec, generate
 from ..env.maze import MOVE_STEPS
 from ..env.objects import icon
 from ..env.render import Renderer, TEXTURES, load_picture
+from .agents import AgentFile, agent_files
 from .exact import PUBLISHED_SEEDS, Setting, evaluate_exact
 from .files import check_output
 from .published import trained_as_published
-from .results import AgentFile, agent_files
 from .settings import settings_for
 from .video import FILM_KINDS, check_film, check_size, label_font, play_together, save_film
 from .video import telling_episodes, telling_level
@@ -263,7 +263,7 @@ class WatchOptions:
     @property
     def setting(self): "The objects and background"; return Setting(self.obj1 or 'red line', self.obj2 or 'yellow gem', self.background or 'black')
 
-# %% ../../nbs/evaluation/27_watch.ipynb #076d6ae3
+# %% ../../nbs/evaluation/27_watch.ipynb #3725686b
 @patch
 def for_agents(self:WatchOptions, files): # `AgentFile`s
     "The same with nothing left open. `ValueError` if it depends on the agents and they differ"
