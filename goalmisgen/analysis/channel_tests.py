@@ -174,7 +174,9 @@ def score_agent(folder, # The agent's folder
 def _read_one(path):
     "One file of scores, checked"
     import pandas as pd
-    try: t = pd.read_csv(path, float_precision='round_trip', nrows=100_000)
+    text = dict.fromkeys(('population','goal','background'), str) # whatever it looks like
+    empty = {c: [''] for c in COLUMNS if c not in text}
+    try: t = pd.read_csv(path, float_precision='round_trip', nrows=100_000, dtype=text, keep_default_na=False, na_values=empty)
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as e: raise ValueError(f'{path}: not a CSV table ({e})') from None
     require(tuple(t.columns)==COLUMNS, f'columns of {path}', list(t.columns), list(COLUMNS))
     odd = [c for c in COLUMNS if t[c].dtype.kind not in dict(agent='i', levels='i', forwards='i').get(c, 'if' if c in COLUMNS[5:] else 'OU')]
