@@ -6,20 +6,25 @@
 __all__ = ['COMMANDS', 'StudyCommand', 'TrainCommand', 'TrainPPOCommand', 'EvaluateCommand', 'WatchCommand', 'PlayCommand',
            'main']
 
+# %% ../nbs/90_cli.ipynb #47637086
+import os, signal, sys
+
+# %% ../nbs/90_cli.ipynb #1696dfd4
+_PROGRAM = __name__=='__main__' or os.path.basename(sys.argv[0]) in ('goalmisgen','goalmisgen.exe')
+_PROGRAM = _PROGRAM and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+if _PROGRAM: signal.signal(signal.SIGINT, lambda *about: os._exit(130))
+
 # %% ../nbs/90_cli.ipynb #83dcbcfe
-import sys
-try: # seconds of loading, in which somebody may press Ctrl-C
-    import contextlib, dataclasses, io, os, re, warnings
-    from dataclasses import dataclass, field, replace
-    from pathlib import Path
-    from tyro.conf import Positional
-    from fastcore.basics import patch
-    from functools import partial
-    from goalmisgen.agents.exact_ppo import ExactPPOConfig
-    from goalmisgen.agents.ppo import PPOConfig
-    from goalmisgen.core import integer, require
-    from goalmisgen.evaluation.watch import WatchOptions, watch
-except KeyboardInterrupt: sys.exit(130)
+import contextlib, dataclasses, io, re, warnings
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from tyro.conf import Positional
+from fastcore.basics import patch
+from functools import partial
+from .agents.exact_ppo import ExactPPOConfig
+from .agents.ppo import PPOConfig
+from .core import integer, require
+from .evaluation.watch import WatchOptions, watch
 
 # %% ../nbs/90_cli.ipynb #3d058b69
 @dataclass(frozen=True)
@@ -135,7 +140,7 @@ def _one_agent(c, protocol):
     for text in departures(files, asked): warnings.warn(f'{c.agents}: {text}', stacklevel=2)
     for f in files: yield from _rows(c, f, asked, protocol, population, keep)
 
-# %% ../nbs/90_cli.ipynb #37acbbb0
+# %% ../nbs/90_cli.ipynb #bcf490fe
 def _rows(c, f, asked, protocol, population, keep):
     "The rows of one `AgentFile`, from the table if there is one"
     from goalmisgen.agents.impala import load_policy
@@ -159,7 +164,7 @@ def _kept(out, files, asked, protocol, population):
         require(not others, f'answers in {out}', f'those of other weights, as {f.run} of {population}', 'another table, or another --population')
     return out
 
-# %% ../nbs/90_cli.ipynb #435b1167
+# %% ../nbs/90_cli.ipynb #55efac89
 def _sentence(r):
     "A row in words"
     around = f' ({r.preference_low:.3f} to {r.preference_high:.3f})' if r.method!='exact' else ''
@@ -198,7 +203,7 @@ class PlayCommand:
         from goalmisgen.play import Player, play_terminal
         play_terminal(Player(self.world, self.level, self.background, mode=self.mode))
 
-# %% ../nbs/90_cli.ipynb #bef786f0
+# %% ../nbs/90_cli.ipynb #ce99daec
 def _expanded(value):
     "A path without ~ and variables, unless there is something of that very name; anything else as it is"
     if isinstance(value, tuple): return tuple(map(_expanded, value))
@@ -210,7 +215,7 @@ def _with_paths(command):
     "The command with its paths expanded"
     return replace(command, **{f.name: _expanded(getattr(command, f.name)) for f in dataclasses.fields(command) if f.init})
 
-# %% ../nbs/90_cli.ipynb #6ec149bc
+# %% ../nbs/90_cli.ipynb #812d04bc
 _KINDS = dict(INT='a whole number', FLOAT='a number', PATH='a path', STR='text')
 _WORDING = (
     (r"Error parsing (\S+): invalid literal for int\(\) with base 10: (.*)", r"\1: got \2; allowed: a whole number"),
@@ -223,7 +228,7 @@ _WORDING = (
     (r"Missing from (.*?): (.*)", r"\1 needs \2"),
     (r"Unrecognized options: (.*)", r"unknown: \1"))
 
-# %% ../nbs/90_cli.ipynb #2501e669
+# %% ../nbs/90_cli.ipynb #ea33377d
 def _sections(box:str) -> list:
     "The parser's box as lists of lines, between its rules; without its title"
     lines = [x.strip().strip('│').strip() for x in box.splitlines() if not x.startswith(('╭','╰'))]
@@ -244,7 +249,7 @@ def _reworded(box:str) -> str:
     hint = next((f'; perhaps you meant {s[1].split()[0]}' for s in rest if s[:1]==['Perhaps you meant:'] and s[1:]), '')
     return text.replace(' (required)', '') + hint
 
-# %% ../nbs/90_cli.ipynb #07bae1de
+# %% ../nbs/90_cli.ipynb #154528aa
 COMMANDS = {'study':StudyCommand, 'train':TrainCommand, 'train-ppo':TrainPPOCommand, 'evaluate':EvaluateCommand, 'watch':WatchCommand, 'play':PlayCommand}
 
 def _parsed(args):
@@ -271,6 +276,7 @@ def main(args=None): # Default: what was typed
     "The `goalmisgen` command. Exit status 2 for bad input, 1 if something failed, 130 after Ctrl-C"
     for stream in (sys.stdout, sys.stderr): # a terminal that knows no … gets a ?
         if hasattr(stream, 'reconfigure'): stream.reconfigure(errors='replace')
+    if _PROGRAM: signal.signal(signal.SIGINT, signal.default_int_handler)
     args,working = sys.argv[1:] if args is None else list(args), False
     try:
         command = _with_paths(_parsed(args))
@@ -278,6 +284,7 @@ def main(args=None): # Default: what was typed
         with warnings.catch_warnings():
             warnings.showwarning = lambda text,*about: print(f'note: {text}', file=sys.stderr)
             command()
+        sys.stdout.flush()
     except BrokenPipeError: # the reader of our output has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)

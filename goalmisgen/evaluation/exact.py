@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PUBLISHED_SEEDS', 'MAX_SEEDS', 'LEVELS_A_STAGE', 'BLOCK', 'LEAST', 'Setting', 'Trials', 'seed_range', 'seeds_name',
-           'trials', 'Stage', 'stage', 'PolicyTable', 'reach_bound', 'explore', 'ExactResult', 'preference', 'bounds',
-           'quantile', 'evaluate_exact']
+           'level_set', 'trials', 'Stage', 'stage', 'PolicyTable', 'reach_bound', 'explore', 'ExactResult',
+           'preference', 'bounds', 'quantile', 'evaluate_exact']
 
 # %% ../../nbs/evaluation/20_exact.ipynb #397701da
 import hashlib, numpy as np, re, reprlib, torch
@@ -62,7 +62,7 @@ def _census(background):
     levels = replace(c.levels[np.tile(np.arange(len(c)), 9)], background=np.repeat(np.arange(9, dtype=np.uint8), len(c)))
     return Trials(levels, np.tile(c.prob, 9)/9, np.arange(len(levels)), 'census')
 
-# %% ../../nbs/evaluation/20_exact.ipynb #153f9e25
+# %% ../../nbs/evaluation/20_exact.ipynb #01a2b701
 MAX_SEEDS = 1_000_000 # Level seeds in one evaluation
 
 def seed_range(seeds) -> range: # A range, or evenly spaced integers
@@ -84,15 +84,19 @@ def seeds_name(seeds:range) -> str:
     step = f' step {seeds.step}' if len(seeds)>1 and seeds.step!=1 else ''
     return f'seeds {seeds[0]}-{seeds[-1]}{step}'
 
+# %% ../../nbs/evaluation/20_exact.ipynb #254a5f15
+def level_set(which): # 'published', 'census', or level seeds as `seed_range` takes them
+    "'census', or a range of level seeds. `ValueError` if `which` is neither"
+    if not isinstance(which, str): return seed_range(which)
+    require(which in ('published','census'), 'levels', which, "'published', 'census' or a range of seeds")
+    return PUBLISHED_SEEDS if which=='published' else which
+
 # %% ../../nbs/evaluation/20_exact.ipynb #bff7717f
 def trials(which='published', # 'published', 'census', or a range of level seeds
            background:str='black' # Only textured levels differ by their background
            ) -> Trials:
     "The levels of an evaluation. `ValueError` if `which` is neither"
-    known = not isinstance(which, str) or which in ('published','census')
-    require(known, 'levels', which, "'published', 'census' or a range of seeds")
-    if which=='published': which = PUBLISHED_SEEDS
-    return _trials(which if isinstance(which, str) else seed_range(which), background=='textured')
+    return _trials(level_set(which), background=='textured')
 
 @lru_cache(maxsize=8)
 def _trials(which, textured):
@@ -332,6 +336,7 @@ def evaluate_exact(policy, # `Policy`, a `PolicyTable` of one, or any function f
     require(isinstance(tolerance, (int,float)) and 0<=tolerance<=.1, 'tolerance', tolerance, 'a number from 0 to 0.1')
     horizon = integer(horizon, 'horizon', 2)
     asked = policy if isinstance(policy, PolicyTable) else PolicyTable(policy)
+    levels = level_set(levels)
     t,before,out,shares = trials(levels, setting.background), len(asked), [], []
     for part in range(-(-len(t.levels)//LEVELS_A_STAGE)):
         w = t.weights[part*LEVELS_A_STAGE:(part+1)*LEVELS_A_STAGE]

@@ -12,7 +12,7 @@ from pathlib import Path
 from ..agents.population import Job, agents_of, run_jobs
 from ..core import integer, read_json, require, write_json
 from .agents import agent_files, check_agents, departures
-from .exact import LEVELS_A_STAGE, PolicyTable, Setting, stage, trials
+from .exact import LEVELS_A_STAGE, PolicyTable, Setting, level_set, stage, trials
 from .files import check_output, locked
 from .published import published_agents
 from .results import Answers, Protocol, check_name
@@ -50,6 +50,7 @@ def _check_numbers(folder):
 # %% ../../nbs/evaluation/26_population.ipynb #115e74b6
 def distinct_frames(setting:Setting, levels='published') -> int:
     "How many different frames an agent can be shown in a setting"
+    levels = level_set(levels)
     asked,parts = PolicyTable(None), range(-(-len(trials(levels, setting.background).levels)//LEVELS_A_STAGE))
     return len(torch.cat([asked.keys(stage(setting, levels, i)).unique() for i in parts]).unique())
 
@@ -147,12 +148,13 @@ def evaluate_population(folder, # Agents: `agent-*/`, or published `<date>__seed
     done = run_jobs(jobs, workers, 'evaluating', progress) if jobs else []
     return _collect(agents, settings, where, out, population, protocol, {o.name: o.error for o in done if o.error})
 
-# %% ../../nbs/evaluation/26_population.ipynb #5cec0004
+# %% ../../nbs/evaluation/26_population.ipynb #dc098989
 def _places(out, agents):
     "The table, the folder of answers, and each agent's file in it. `ValueError` if one cannot be written, or the table is not ours"
     out = Path(out).expanduser()
-    home = out.with_name(out.name.removesuffix('.gz').removesuffix('.csv'))
-    require(home!=out and home.name, 'out', str(out), 'a name ending in .csv or .csv.gz')
+    stem = out.name.removesuffix('.gz').removesuffix('.csv')
+    require(stem and stem!=out.name, 'out', str(out), 'a name ending in .csv or .csv.gz')
+    home = out.with_name(stem)
     where = {run: home/f'{run}.csv' for run in agents}
     for p in (out, *where.values()): check_output(p)
     if out.exists(): read_results(out)

@@ -16,7 +16,7 @@ from ..core import integer, require
 from ..env.maze import TIMEOUT
 from .agents import AgentFile, agent_files, check_agents
 from .exact import ExactResult, PolicyTable, Setting, bounds, evaluate_exact, preference
-from .exact import quantile, seed_range, trials
+from .exact import level_set, quantile, trials
 from .files import check_output, locked, read_cells, typed, write_table
 from .sampled import evaluate_sampled, wilson
 
@@ -144,7 +144,8 @@ def _checked(row, where, version=SCHEMA):
     "A `Result` from a row of typed values. `ValueError` names the column that cannot be, or that others contradict"
     r = Result(**row)
     def must(ok, column, allowed): require(ok, f'{column} in {where}', getattr(r, column), allowed)
-    s = Setting(r.obj1, r.obj2, r.background)
+    try: s = Setting(r.obj1, r.obj2, r.background)
+    except ValueError as e: raise ValueError(f'{where}: {e}') from None
     for c in ('obj1','obj2'): must(getattr(r,c)==getattr(s,c), c, getattr(s,c))
     for c in ('population','run','algorithm'): must(getattr(r,c), c, 'a name')
     for c in ('agent','step','trained_size','episodes','seed'): must(getattr(r,c)>=0, c, 'at least 0')
@@ -155,12 +156,12 @@ def _checked(row, where, version=SCHEMA):
     must(r.seed==0 or r.method=='sampled', 'seed', '0 where nothing was drawn')
     must(0<=r.tolerance<=(.1 if r.method=='exact' else 0), 'tolerance', '0 to 0.1 for exact results, else 0')
     _check_chances(r, where, must, version)
-    _check_steps(r, must)
+    _check_steps(r, where, must)
     return r
 
 _LEVELS = r'seeds [0-9]+-[0-9]+( step -?[0-9]+)?|[0-9]+ seeds( [0-9a-f]{16})?'
 
-# %% ../../nbs/evaluation/22_results.ipynb #18c0672a
+# %% ../../nbs/evaluation/22_results.ipynb #b5e67aea
 def _check_chances(r, where, must, version):
     "Probabilities, the preference and its interval"
     p = [r.p1, r.p2, r.timeout]
@@ -177,12 +178,13 @@ def _check_chances(r, where, must, version):
     for c,e in zip(('preference_low','preference_high'), ends):
         must(near(getattr(r,c), e) if version>1 else (getattr(r,c)!=getattr(r,c))==(e!=e), c, e)
 
-def _check_steps(r, must):
+def _check_steps(r, where, must):
     "Lengths of episodes"
-    at = [r.length_q05, r.length_q25, r.median_length, r.length_q75, r.length_q95]
+    columns = ('length_q05','length_q25','median_length','length_q75','length_q95')
+    at = [getattr(r,c) for c in columns]
     known = [x for x in at if x==x]
-    must(r.median_length==r.median_length and all(1<=x<=TIMEOUT for x in known) and known==sorted(known),
-         'median_length', f'quantiles from 1 to {TIMEOUT} that ascend')
+    ok = r.median_length in known and all(1<=x<=TIMEOUT for x in known) and known==sorted(known)
+    require(ok, f'{", ".join(columns)} in {where}', at, f'1 to {TIMEOUT}, ascending')
     least,most = 1+(TIMEOUT-1)*r.timeout, TIMEOUT
     if len(known)==5: # what the quantiles allow
         least = max(least, np.dot([.05,.2,.25,.25,.2,.05], [1,*at]))
@@ -241,7 +243,7 @@ class Protocol:
 
     def __post_init__(self):
         require(self.method in METHODS, 'method', self.method, ', '.join(METHODS))
-        if not isinstance(self.levels, str): object.__setattr__(self, 'levels', seed_range(self.levels))
+        if not isinstance(self.levels, str): object.__setattr__(self, 'levels', level_set(self.levels))
         name = trials(self.levels).name
         require(name!='census' or self.method=='exact', 'levels', self.levels, 'published, or a range of seeds: the census is for exact evaluation')
         require(isinstance(self.tolerance, (int,float)) and 0<=self.tolerance<=.1, 'tolerance', self.tolerance, 'a number from 0 to 0.1')

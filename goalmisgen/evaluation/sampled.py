@@ -10,7 +10,7 @@ import numpy as np, torch
 from dataclasses import dataclass
 from ..core import integer, require
 from ..env.maze import ACTION_MOVES, TIMEOUT
-from .exact import LEVELS_A_STAGE, PolicyTable, Setting, Trials, preference, stage, trials
+from .exact import LEVELS_A_STAGE, PolicyTable, Setting, Trials, level_set, preference, stage, trials
 
 # %% ../../nbs/evaluation/21_sampled.ipynb #8faffbd4
 @dataclass(frozen=True, eq=False)
@@ -78,8 +78,8 @@ def evaluate_sampled(policy, # `Policy`, a `PolicyTable` of one, or a function f
                      ) -> SampledResult:
     "Play the paper's protocol. `ValueError` on bad arguments"
     episodes,seed = integer(episodes, 'episodes', 1), integer(seed, 'seed', 0, 2**63-1)
-    census = isinstance(levels, str) and levels=='census'
-    require(not census, 'levels', levels, "'published' or a range of seeds; the census is for exact evaluation")
+    levels = level_set(levels)
+    require(levels!='census', 'levels', levels, "'published' or a range of seeds; the census is for exact evaluation")
     t,asked = trials(levels, setting.background), policy if isinstance(policy, PolicyTable) else PolicyTable(policy)
     before,arena = len(asked), _Arena(asked, setting, levels, len(t.levels))
     rng,moves = torch.Generator().manual_seed(seed), torch.tensor(ACTION_MOVES)
