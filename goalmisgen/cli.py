@@ -6,10 +6,10 @@
 __all__ = ['COMMANDS', 'StudyCommand', 'TrainCommand', 'TrainPPOCommand', 'EvaluateCommand', 'WatchCommand', 'PlayCommand',
            'main']
 
-# %% ../nbs/90_cli.ipynb #47637086
+# %% ../nbs/90_cli.ipynb #db3fbf7d
 import os, signal, sys
 
-# %% ../nbs/90_cli.ipynb #1696dfd4
+# %% ../nbs/90_cli.ipynb #0752d371
 _PROGRAM = __name__=='__main__' or os.path.basename(sys.argv[0]) in ('goalmisgen','goalmisgen.exe')
 _PROGRAM = _PROGRAM and signal.getsignal(signal.SIGINT) is signal.default_int_handler
 if _PROGRAM: signal.signal(signal.SIGINT, lambda *about: os._exit(130))
@@ -135,12 +135,16 @@ def _one_agent(c, protocol):
     asked = settings_for(files, c.settings or None, c.background)
     check_agents(files)
     require(c.out or not c.lengths, 'lengths', True, 'only with a table: name one with --out')
-    population = c.population or files[-1].path.resolve().parents[files[-1].path.stem=='model'].name
+    population = _home_of(files[-1]) if c.population is None else c.population
     keep = _kept(c.out, files, asked, protocol, population) if c.out else None
     for text in departures(files, asked): warnings.warn(f'{c.agents}: {text}', stacklevel=2)
     for f in files: yield from _rows(c, f, asked, protocol, population, keep)
 
-# %% ../nbs/90_cli.ipynb #bcf490fe
+# %% ../nbs/90_cli.ipynb #d34e49a6
+def _home_of(f):
+    "The name of the folder that an agent's folder, or a file of weights, lies in"
+    return f.path.resolve().parents[f.path.stem=='model'].name
+
 def _rows(c, f, asked, protocol, population, keep):
     "The rows of one `AgentFile`, from the table if there is one"
     from goalmisgen.agents.impala import load_policy
@@ -164,7 +168,7 @@ def _kept(out, files, asked, protocol, population):
         require(not others, f'answers in {out}', f'those of other weights, as {f.run} of {population}', 'another table, or another --population')
     return out
 
-# %% ../nbs/90_cli.ipynb #55efac89
+# %% ../nbs/90_cli.ipynb #7af7ecb7
 def _sentence(r):
     "A row in words"
     around = f' ({r.preference_low:.3f} to {r.preference_high:.3f})' if r.method!='exact' else ''
@@ -203,7 +207,7 @@ class PlayCommand:
         from goalmisgen.play import Player, play_terminal
         play_terminal(Player(self.world, self.level, self.background, mode=self.mode))
 
-# %% ../nbs/90_cli.ipynb #ce99daec
+# %% ../nbs/90_cli.ipynb #fcb5a925
 def _expanded(value):
     "A path without ~ and variables, unless there is something of that very name; anything else as it is"
     if isinstance(value, tuple): return tuple(map(_expanded, value))
@@ -215,7 +219,7 @@ def _with_paths(command):
     "The command with its paths expanded"
     return replace(command, **{f.name: _expanded(getattr(command, f.name)) for f in dataclasses.fields(command) if f.init})
 
-# %% ../nbs/90_cli.ipynb #812d04bc
+# %% ../nbs/90_cli.ipynb #58b4abb6
 _KINDS = dict(INT='a whole number', FLOAT='a number', PATH='a path', STR='text')
 _WORDING = (
     (r"Error parsing (\S+): invalid literal for int\(\) with base 10: (.*)", r"\1: got \2; allowed: a whole number"),
@@ -228,7 +232,7 @@ _WORDING = (
     (r"Missing from (.*?): (.*)", r"\1 needs \2"),
     (r"Unrecognized options: (.*)", r"unknown: \1"))
 
-# %% ../nbs/90_cli.ipynb #ea33377d
+# %% ../nbs/90_cli.ipynb #ca938d5a
 def _sections(box:str) -> list:
     "The parser's box as lists of lines, between its rules; without its title"
     lines = [x.strip().strip('│').strip() for x in box.splitlines() if not x.startswith(('╭','╰'))]
@@ -249,7 +253,7 @@ def _reworded(box:str) -> str:
     hint = next((f'; perhaps you meant {s[1].split()[0]}' for s in rest if s[:1]==['Perhaps you meant:'] and s[1:]), '')
     return text.replace(' (required)', '') + hint
 
-# %% ../nbs/90_cli.ipynb #154528aa
+# %% ../nbs/90_cli.ipynb #acd2d194
 COMMANDS = {'study':StudyCommand, 'train':TrainCommand, 'train-ppo':TrainPPOCommand, 'evaluate':EvaluateCommand, 'watch':WatchCommand, 'play':PlayCommand}
 
 def _parsed(args):

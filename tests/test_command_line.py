@@ -49,6 +49,7 @@ def agent(tmp_path, monkeypatch):
     ('train-ppo x --config.env-steps 1e6', "got '1e6'; allowed: a whole number"), ('train x --config.goal pink', "got 'pink'"),
     ('watch a --level -1', 'level: got -1'), ('watch a --scal 3', 'unknown: --scal, 3; perhaps you meant --scale'), ('evaluat x', 'unknown: evaluat, x'),
     ('evaluate', 'needs PATH'), ('play --level', '--level: a value is missing'), ('study quick more', 'unknown: more'), ('', 'Expected one of {study'),
+    ('watch a --size 0', 'got 0'), ('watch a --obj1=', "got ''"),
     ('study --agents 4294967296', 'agents: got 4294967296'), ('train x --agents 4294967296', 'agents: got 4294967296'), ('train x --agents 0', 'agents: got 0'),
     ('train-ppo x --first 2147483647 --agents 2', 'allowed: an integer from 1 to 1'), ('train x --first -1', 'first: got -1'),
     ('study --agents 9999999999999999999999', 'agents'), ('evaluate nowhere', 'nowhere: no such folder'), ('evaluate x --levels some', "levels: got 'some'")])
@@ -98,6 +99,7 @@ runpy.run_module('goalmisgen.cli', run_name='__main__')
 def test_what_the_system_refuses_is_one_line(capsys, agent, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path('file').write_text('')
+    for option in ('background', 'population'): refused(capsys, 'evaluate', 'pop', f'--{option}=')
     for out in ('file/t.csv', 'n'*300+'.csv', 'pop', 't.txt', '~nobody-of-this-name/t.csv'):
         refused(capsys, 'evaluate', 'pop', '--out', out)
         refused(capsys, 'evaluate', agent, '--method', 'sampled', '--out', out)

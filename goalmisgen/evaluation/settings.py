@@ -74,7 +74,7 @@ def find_settings(names, # Names of populations in `PAPER`, phrases such as 'red
         out += [n] if isinstance(n, Setting) else PAPER[n].settings
     return tuple(dict.fromkeys(out))
 
-# %% ../../nbs/evaluation/24_settings.ipynb #8435e813
+# %% ../../nbs/evaluation/24_settings.ipynb #17c7bec0
 def first_question(goal:str='yellow line', background:str='black') -> Setting:
     "The goal's shape in another colour against its colour in the other shape. `ValueError` if `goal` is no object"
     g = GoalObject.parse(goal)
@@ -82,7 +82,7 @@ def first_question(goal:str='yellow line', background:str='black') -> Setting:
     other = 'yellow' if g.colour=='red' else 'red'
     return Setting(f'{other} {g.shape}', f"{g.colour} {'gem' if g.shape=='line' else 'line'}", background)
 
-# %% ../../nbs/evaluation/24_settings.ipynb #f67692a0
+# %% ../../nbs/evaluation/24_settings.ipynb #4893a96c
 def _one(values, what):
     "The value that agents share, None if it is not known. `ValueError` if they differ"
     known = sorted(set(values)-{'unknown'})
@@ -94,7 +94,7 @@ def settings_for(files, # `AgentFile`s
                  background:str|None=None # Of phrases that name none; default the one that the agents were trained on
                  ) -> tuple:
     "The settings that agents are asked. `ValueError` if it depends on the agents and they differ"
-    home = lambda: background or _one((f.background for f in files), 'background') or 'black'
+    home = lambda: background if background is not None else _one((f.background for f in files), 'background') or 'black'
     if names is None: return (first_question(_one((f.goal for f in files), 'goal') or 'yellow line', home()),)
     names = [names] if isinstance(names, (str,Setting)) else list(names)
     open_ = any(isinstance(n, str) and n not in PAPER and ' on ' not in n for n in names)

@@ -252,7 +252,7 @@ class WatchOptions:
     ms:int = 200 # Milliseconds a frame
 
     def __post_init__(self):
-        self.setting, MazeSpec(self.size or 5) # check themselves
+        self.setting, MazeSpec(5 if self.size is None else self.size) # check themselves
         for f,lo,hi in (('level',0,2**32-1), ('levels',1,1000), ('facing',0,1), ('seed',0,2**63-1), ('frames',2,5000), ('scale',2,16), ('ms',20,10_000)):
             object.__setattr__(self, f, integer(getattr(self,f), f, lo, hi))
         last = self.level + (99 if self.telling else self.levels-1)
@@ -261,9 +261,12 @@ class WatchOptions:
         require(alone, 'telling', True, 'one level of size 5, from its start')
 
     @property
-    def setting(self): "The objects and background"; return Setting(self.obj1 or 'red line', self.obj2 or 'yellow gem', self.background or 'black')
+    def setting(self):
+        "The objects and background; of what is left open, those of an agent trained on a yellow line on black"
+        given = (self.obj1, self.obj2, self.background)
+        return Setting(*(d if v is None else v for v,d in zip(given, ('red line','yellow gem','black'))))
 
-# %% ../../nbs/evaluation/27_watch.ipynb #3725686b
+# %% ../../nbs/evaluation/27_watch.ipynb #fd898684
 @patch
 def for_agents(self:WatchOptions, files): # `AgentFile`s
     "The same with nothing left open. `ValueError` if it depends on the agents and they differ"
@@ -274,7 +277,7 @@ def for_agents(self:WatchOptions, files): # `AgentFile`s
     if None in (o.obj1,o.obj2,o.background):
         names = None if None in (o.obj1,o.obj2) else f'{o.obj1} vs {o.obj2}'
         (s,) = settings_for(files, names, o.background)
-        o = replace(o, obj1=o.obj1 or s.obj1, obj2=o.obj2 or s.obj2, background=s.background)
+        o = replace(o, obj1=s.obj1 if o.obj1 is None else o.obj1, obj2=s.obj2 if o.obj2 is None else o.obj2, background=s.background)
     return o
 
 def _said(names, files, o):
