@@ -85,7 +85,7 @@ def _say(todo, settings, protocol):
     most = estimate(settings, protocol)*new//len(settings)
     print(f'{len(todo)} agents to ask, {new} answers missing: at most {most:,} forward passes, for trained agents about {most//3:,}')
 
-# %% ../../nbs/evaluation/26_population.ipynb #a030db4b
+# %% ../../nbs/evaluation/26_population.ipynb #6a9cb05b
 def _return_memory():
     "Ask glibc to map large arrays one by one and to return them when they are freed; without effect elsewhere"
     import ctypes
@@ -93,7 +93,7 @@ def _return_memory():
     except (AttributeError, OSError, TypeError): return
     for option in (-3,-1): mallopt(option, 2**20) # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
 
-# %% ../../nbs/evaluation/26_population.ipynb #bb2c2bf0
+# %% ../../nbs/evaluation/26_population.ipynb #0071fb08
 def _claim(home, folder, population, agents, rows):
     "Note that the answers in `home` under this name are of the agents in `folder`. `ValueError` if `rows` are of others"
     note,folder = home/'populations.json', str(Path(folder).resolve())
@@ -148,7 +148,7 @@ def evaluate_population(folder, # Agents: `agent-*/`, or published `<date>__seed
     done = run_jobs(jobs, workers, 'evaluating', progress) if jobs else []
     return _collect(agents, settings, where, out, population, protocol, {o.name: o.error for o in done if o.error})
 
-# %% ../../nbs/evaluation/26_population.ipynb #57acb710
+# %% ../../nbs/evaluation/26_population.ipynb #dc098989
 def _places(out, agents):
     "The table, the folder of answers, and each agent's file in it. `ValueError` if one cannot be written, or the table is not ours"
     out = Path(out).expanduser()

@@ -266,7 +266,7 @@ class WatchOptions:
         given = (self.obj1, self.obj2, self.background)
         return Setting(*(d if v is None else v for v,d in zip(given, ('red line','yellow gem','black'))))
 
-# %% ../../nbs/evaluation/27_watch.ipynb #fd898684
+# %% ../../nbs/evaluation/27_watch.ipynb #f1a2f0ae
 @patch
 def for_agents(self:WatchOptions, files): # `AgentFile`s
     "The same with nothing left open. `ValueError` if it depends on the agents and they differ"
@@ -316,7 +316,7 @@ def _file(agent):
     "What is known of an agent, as an `AgentFile`"
     if not isinstance(agent, (str,Path)): return AgentFile(None, 'policy')
     path = _path(agent)
-    return trained_as_published(agent_files(path if path.is_file() or (path/'manifest.json').exists() else path/'model.safetensors')[-1])
+    return trained_as_published(agent_files(path/'model.safetensors' if path.is_dir() else path)[-1])
 
 # %% ../../nbs/evaluation/27_watch.ipynb #653d2fb7
 def telling_row(agents:dict, options:WatchOptions):
