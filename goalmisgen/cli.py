@@ -6,8 +6,16 @@
 __all__ = ['COMMANDS', 'StudyCommand', 'TrainCommand', 'TrainPPOCommand', 'EvaluateCommand', 'WatchCommand', 'PlayCommand',
            'main']
 
+# %% ../nbs/90_cli.ipynb #db3fbf7d
+import os, signal, sys
+
+# %% ../nbs/90_cli.ipynb #0752d371
+_PROGRAM = __name__=='__main__' or os.path.basename(sys.argv[0]) in ('goalmisgen','goalmisgen.exe')
+_PROGRAM = _PROGRAM and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+if _PROGRAM: signal.signal(signal.SIGINT, lambda *about: os._exit(130))
+
 # %% ../nbs/90_cli.ipynb #83dcbcfe
-import sys
+import contextlib, dataclasses, io, re, warnings
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tyro.conf import Positional
@@ -15,6 +23,7 @@ from fastcore.basics import patch
 from functools import partial
 from .agents.exact_ppo import ExactPPOConfig
 from .agents.ppo import PPOConfig
+from .core import integer, require
 from .evaluation.watch import WatchOptions, watch
 
 # %% ../nbs/90_cli.ipynb #3d058b69
@@ -27,13 +36,12 @@ class StudyCommand:
     workers:int|None = None # Processes side by side; default one per core
 
     def __call__(self):
-        from goalmisgen.study import get_study, run_study
-        from goalmisgen.core import require
+        from goalmisgen.study import MOST_AGENTS, get_study, run_study
         study = get_study(self.name)
         if self.agents is not None:
-            require(self.agents>=1, 'agents', self.agents, 'an integer of at least 1')
-            study = replace(study, seeds=tuple(range(self.agents)))
-        page = run_study(study, self.home, self.workers)
+            study = replace(study, seeds=range(integer(self.agents, 'agents', 1, MOST_AGENTS)))
+        try: page = run_study(study, self.home, self.workers)
+        except RuntimeError as e: sys.exit(f'goalmisgen: {e}')
         print(f'\nAgents   {self.home/"runs"/study.name}\nTable    {self.home/"results"/study.name}.csv\nReport   {page}')
 
 # %% ../nbs/90_cli.ipynb #d9d4e1c1
@@ -56,7 +64,9 @@ class _Training:
 def __call__(self:_Training):
     from goalmisgen.agents.population import run_jobs, train_population
     from goalmisgen.agents.training import Seeds
-    numbers = range(self.first, self.first+self.agents)
+    from goalmisgen.study import MOST_AGENTS
+    first = integer(self.first, 'first', 0, 2**31-1)
+    numbers = range(first, first+integer(self.agents, 'agents', 1, min(MOST_AGENTS, 2**31-first)))
     seeds = [Seeds(n, self.weights_seed, self.levels_seed, self.sampling_seed) for n in numbers]
     run = run_jobs if self.ray is None else _on_ray(self.ray)
     report = train_population(self.config, seeds, self.folder, self.workers, device=self.device, track=self.track, run=run)
@@ -85,8 +95,8 @@ class TrainPPOCommand(_Training):
 class EvaluateCommand:
     "Ask an agent, or every agent of a population, to choose between two objects"
     agents:Positional[Path] # Agent folder, .safetensors or published .pth file; or a folder of agents
-    settings:Positional[tuple[str,...]] = ('red line vs yellow gem',) # Questions: phrases, or names of the paper's populations
-    background:str = 'black' # black, grey or textured, for phrases that do not say "on ..."
+    settings:Positional[tuple[str,...]] = () # Questions: phrases, or names of the paper's populations; default that of the agents' goal
+    background:str|None = None # black, grey or textured, for phrases that do not say "on ..."; default that of the agents' training
     method:str = 'exact' # exact, sampled or greedy
     levels:str = 'published' # published (the 1,000 evaluation seeds) or census (all levels)
     tolerance:float = 1e-6 # Exact: greatest error of a level's probabilities
@@ -94,44 +104,85 @@ class EvaluateCommand:
     seed:int = 42 # Sampled: of the action sampling
     checkpoints:bool = False # Ask the policies kept during training too
     lengths:bool = False # Keep the distribution of episode lengths beside the table
-    out:Path|None = None # Table of a population; default results/<folder>.csv
+    out:Path|None = None # Table to write; default results/<folder>.csv, and none for one agent
+    population:str|None = None # Name in the table; default that of the folder
     workers:int|None = None # Processes side by side; default one per core
 
 # %% ../nbs/90_cli.ipynb #593d6a0d
 @patch
 def __call__(self:EvaluateCommand):
     from goalmisgen.evaluation.results import Protocol
-    from goalmisgen.evaluation.settings import find_settings
-    asked,protocol = find_settings(self.settings, self.background), Protocol(self.method, self.levels, self.tolerance, self.episodes, self.seed)
-    if self.agents.is_file() or (self.agents/'manifest.json').exists(): return _print_answers(self, asked, protocol)
+    protocol = Protocol(self.method, self.levels, self.tolerance, self.episodes, self.seed)
+    if self.agents.is_file() or (self.agents/'manifest.json').exists():
+        for r in _one_agent(self, protocol): print(_sentence(r))
+        return
     from goalmisgen.evaluation.population import evaluate_population
     out = self.out or Path('results')/f'{self.agents.resolve().name}.csv'
-    found = evaluate_population(self.agents, asked, out, protocol=protocol, checkpoints=self.checkpoints, lengths=self.lengths, workers=self.workers)
+    found = evaluate_population(self.agents, self.settings or None, out, self.population, protocol, self.checkpoints,
+                                lengths=self.lengths, workers=self.workers, background=self.background)
     print(_summary(found.table))
     print(f'\n{len(found.table)} rows   {out}')
     for run,error in found.failed.items(): print(f'{run} failed:\n{error}', file=sys.stderr)
     if found.failed: sys.exit(1)
 
 # %% ../nbs/90_cli.ipynb #efc42a46
-def _print_answers(c, asked, protocol):
-    "Answers of one agent"
+def _one_agent(c, protocol):
+    "Rows of one agent, as they come"
+    from goalmisgen.evaluation.agents import agent_files, check_agents, departures
+    from goalmisgen.evaluation.published import trained_as_published
+    from goalmisgen.evaluation.settings import settings_for
+    files = [trained_as_published(f) for f in agent_files(c.agents, c.checkpoints)]
+    asked = settings_for(files, c.settings or None, c.background)
+    check_agents(files)
+    require(c.out or not c.lengths, 'lengths', True, 'only with a table: name one with --out')
+    population = _home_of(files[-1]) if c.population is None else c.population
+    keep = _kept(c.out, files, asked, protocol, population) if c.out else None
+    for text in departures(files, asked): warnings.warn(f'{c.agents}: {text}', stacklevel=2)
+    for f in files: yield from _rows(c, f, asked, protocol, population, keep)
+
+# %% ../nbs/90_cli.ipynb #d34e49a6
+def _home_of(f):
+    "The name of the folder that an agent's folder, or a file of weights, lies in"
+    return f.path.resolve().parents[f.path.stem=='model'].name
+
+def _rows(c, f, asked, protocol, population, keep):
+    "The rows of one `AgentFile`, from the table if there is one"
     from goalmisgen.agents.impala import load_policy
     from goalmisgen.evaluation.exact import PolicyTable
-    from goalmisgen.evaluation.results import agent_files, evaluate
-    for f in agent_files(c.agents, c.checkpoints):
-        table = PolicyTable(load_policy(f.path))
-        for s in asked:
-            r = evaluate(table, s, protocol)
-            low,high = r.interval
-            around = f' ({low:.3f} to {high:.3f})' if r.method!='exact' else ''
-            print(f'{f.run} at {f.step:,}: {s}, {r.trials.name}, {r.method}: preference for the {s.obj1} {r.preference:.4f}{around}, '
-                  f'{r.capability:.2f} steps, {r.timeout:.2%} timeouts')
+    from goalmisgen.evaluation.results import Answers, evaluate, evaluate_agent, row_key, to_row
+    table = None if keep else PolicyTable(load_policy(f.path))
+    for s in asked:
+        if keep:
+            evaluate_agent([f], [s], keep, population, protocol, lengths=c.lengths)
+            yield Answers(keep).rows[row_key(f, s, protocol, population)]
+        else: yield to_row(evaluate(table, s, protocol), population, f.agent, f.step, f.algorithm, f.run, f.weights, protocol.seed, f.trained)
+
+def _kept(out, files, asked, protocol, population):
+    "The table to add to. `ValueError` if it cannot be written, or holds answers of other weights under the same name"
+    from goalmisgen.evaluation.files import check_output
+    from goalmisgen.evaluation.results import Answers, check_name, row_key
+    have = Answers(check_output(out)).rows
+    check_name(population)
+    for f in files:
+        others = [k for s in asked if (k := row_key(f, s, protocol, population)) in have and have[k].weights!=f.weights]
+        require(not others, f'answers in {out}', f'those of other weights, as {f.run} of {population}', 'another table, or another --population')
+    return out
+
+# %% ../nbs/90_cli.ipynb #7af7ecb7
+def _sentence(r):
+    "A row in words"
+    around = f' ({r.preference_low:.3f} to {r.preference_high:.3f})' if r.method!='exact' else ''
+    liking = f'preference for the {r.obj1} {r.preference:.4f}{around}' if r.preference==r.preference else 'no preference, as it reaches neither'
+    return (f'{r.run} at {r.step:,}: {r.obj1} vs {r.obj2} on {r.background}, {r.levels}, {r.method}: {liking}, '
+            f'{r.mean_length:.2f} steps, {r.timeout:.2%} timeouts')
 
 def _summary(table):
     "One line for each setting"
     by = table.groupby(['step','obj1','obj2','background'], sort=False)
     p,n = 'preference', 'mean_length'
-    out = by.agg(agents=('agent','size'), preference=(p,'mean'), lowest=(p,'min'), highest=(p,'max'), median_steps=(n,'median'))
+    out = by.agg(agents=('agent','size'), undecidable=(p, lambda v: int(v.isna().sum())), preference=(p,'mean'), lowest=(p,'min'),
+                 highest=(p,'max'), median_steps=(n,'median'), timeouts=('timeout','mean'))
+    if not out.undecidable.any(): out = out.drop(columns='undecidable') # agents that reach neither, and have no preference
     return out.round(3).reset_index().to_string(index=False)
 
 # %% ../nbs/90_cli.ipynb #312440b2
@@ -141,7 +192,7 @@ class WatchCommand(WatchOptions):
     agents:Positional[tuple[Path,...]] = () # Agent folders, .safetensors files or published .pth files, one to six
     out:Path = Path('watch.gif') # .gif, .mp4, a folder of frames (no suffix), or a storyboard as .png, .svg or .pdf
 
-    def __call__(self): print(watch(self.agents, self.out, self))
+    def __call__(self): print(watch(self.agents, self.out, WatchOptions(**{f.name: getattr(self, f.name) for f in dataclasses.fields(WatchOptions)})))
 
 # %% ../nbs/90_cli.ipynb #ff51e158
 @dataclass(frozen=True)
@@ -156,20 +207,102 @@ class PlayCommand:
         from goalmisgen.play import Player, play_terminal
         play_terminal(Player(self.world, self.level, self.background, mode=self.mode))
 
-# %% ../nbs/90_cli.ipynb #0d228099
+# %% ../nbs/90_cli.ipynb #fcb5a925
+def _expanded(value):
+    "A path without ~ and variables, unless there is something of that very name; anything else as it is"
+    if isinstance(value, tuple): return tuple(map(_expanded, value))
+    if not isinstance(value, Path) or os.path.lexists(value): return value
+    try: return Path(os.path.expandvars(value)).expanduser()
+    except RuntimeError as e: raise ValueError(f'path: got {str(value)!r} ({e})') from None
+
+def _with_paths(command):
+    "The command with its paths expanded"
+    return replace(command, **{f.name: _expanded(getattr(command, f.name)) for f in dataclasses.fields(command) if f.init})
+
+# %% ../nbs/90_cli.ipynb #58b4abb6
+_KINDS = dict(INT='a whole number', FLOAT='a number', PATH='a path', STR='text')
+_WORDING = (
+    (r"Error parsing (\S+): invalid literal for int\(\) with base 10: (.*)", r"\1: got \2; allowed: a whole number"),
+    (r"Error parsing (\S+): could not convert string to float: (.*)", r"\1: got \2; allowed: a number"),
+    (r"Error parsing (\S+): no type matching .*?([A-Z]+) could be instantiated from \[(.*?)\]\..*", 
+     lambda m: f'{m[1]}: got {m[3]}; allowed: {_KINDS.get(m[2], m[2])}'),
+    (r"Error parsing (--\S+|[A-Z]+): (.*)", r"\1: \2"),
+    (r"Error parsing \S+: (.*)", r"\1"), # of a whole config, which names its field
+    (r"Missing value for argument '(.*?)'.*", r"\1: a value is missing"),
+    (r"Missing from (.*?): (.*)", r"\1 needs \2"),
+    (r"Unrecognized options: (.*)", r"unknown: \1"))
+
+# %% ../nbs/90_cli.ipynb #ca938d5a
+def _sections(box:str) -> list:
+    "The parser's box as lists of lines, between its rules; without its title"
+    lines = [x.strip().strip('│').strip() for x in box.splitlines() if not x.startswith(('╭','╰'))]
+    out = [[]]
+    for x in lines:
+        if x and set(x)<=set('─-'): out.append([])
+        elif x: out[-1].append(x)
+    return out if '╭' in box else out[1:] # without a box the title is a section
+
+def _reworded(box:str) -> str:
+    "One line from the parser's box"
+    head,*rest = _sections(box) or [['this cannot be read']]
+    text = ' '.join(head)
+    for pattern,words in _WORDING:
+        if re.fullmatch(pattern, text):
+            text = re.sub(pattern, words, text)
+            break
+    hint = next((f'; perhaps you meant {s[1].split()[0]}' for s in rest if s[:1]==['Perhaps you meant:'] and s[1:]), '')
+    return text.replace(' (required)', '') + hint
+
+# %% ../nbs/90_cli.ipynb #acd2d194
 COMMANDS = {'study':StudyCommand, 'train':TrainCommand, 'train-ppo':TrainPPOCommand, 'evaluate':EvaluateCommand, 'watch':WatchCommand, 'play':PlayCommand}
 
+def _parsed(args):
+    "The command that was typed. `SystemExit` with status 2 if there is none, and with 0 after help"
+    from tyro.extras import subcommand_cli_from_dict
+    parse = partial(subcommand_cli_from_dict, COMMANDS, args=args, prog='goalmisgen', description='Goal misgeneralisation, colour against shape.')
+    said,width = io.StringIO(), os.environ.get('COLUMNS')
+    try:
+        with contextlib.redirect_stderr(said): return parse()
+    except SystemExit as e:
+        if not e.code: raise
+    said = io.StringIO()
+    os.environ['COLUMNS'] = '100000' # once more, without line breaks
+    try:
+        with contextlib.redirect_stderr(said): parse()
+    except SystemExit: pass
+    finally: os.environ.pop('COLUMNS') if width is None else os.environ.update(COLUMNS=width)
+    about = f' {args[0]}' if args and args[0] in COMMANDS else ''
+    print(f'goalmisgen: {_reworded(said.getvalue())}\nSee goalmisgen{about} --help', file=sys.stderr)
+    sys.exit(2)
+
+# %% ../nbs/90_cli.ipynb #0d228099
 def main(args=None): # Default: what was typed
-    "The `goalmisgen` command. Exit status 2 for bad input, 130 after Ctrl-C"
-    import tyro
-    command = tyro.extras.subcommand_cli_from_dict(COMMANDS, args=args, prog='goalmisgen', description='Goal misgeneralisation, colour against shape.')
-    try: command()
-    except (ValueError, FileNotFoundError) as e:
-        print(f'goalmisgen: {e}', file=sys.stderr)
+    "The `goalmisgen` command. Exit status 2 for bad input, 1 if something failed, 130 after Ctrl-C"
+    for stream in (sys.stdout, sys.stderr): # a terminal that knows no … gets a ?
+        if hasattr(stream, 'reconfigure'): stream.reconfigure(errors='replace')
+    if _PROGRAM: signal.signal(signal.SIGINT, signal.default_int_handler)
+    args,working = sys.argv[1:] if args is None else list(args), False
+    try:
+        command = _with_paths(_parsed(args))
+        working = True
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda text,*about: print(f'note: {text}', file=sys.stderr)
+            command()
+        sys.stdout.flush()
+    except BrokenPipeError: # the reader of our output has left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except (ValueError, OSError) as e:
+        print(f'goalmisgen: {_reason(e)}', file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print('\nStopped. What was finished is kept; the same command goes on from here.', file=sys.stderr)
+        if working: print('\nStopped. What was finished is kept; the same command goes on from here.', file=sys.stderr)
         sys.exit(130)
+
+def _reason(e):
+    "An error in one line"
+    named = isinstance(e, OSError) and e.strerror and e.filename is not None
+    return f'{e.filename}: {e.strerror}' if named else str(e)
 
 # %% ../nbs/90_cli.ipynb #49869a2b
 #| eval: false

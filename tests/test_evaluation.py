@@ -16,6 +16,7 @@ from goalmisgen.evaluation.by_level import by_distance, level_table, nearer_firs
 from goalmisgen.evaluation.exact import PolicyTable, Setting, evaluate_exact, explore, quantile, reach_bound, stage, trials
 from goalmisgen.evaluation.population import by_step, evaluate_population, find_agents
 from goalmisgen.evaluation.published import published_agents, read_episodes, read_published, setting_of
+from goalmisgen.evaluation.files import write_table
 from goalmisgen.evaluation.results import (COLUMNS, AgentFile, Protocol, agent_files, evaluate_agent, read_lengths, read_results, to_row, to_table,
                                            write_results)
 from goalmisgen.evaluation.sampled import evaluate_sampled
@@ -287,7 +288,8 @@ def rows():
 
 @pytest.mark.parametrize('name', ['t.csv', 't.csv.gz'])
 def test_a_table_comes_back_as_it_was(rows, tmp_path, name):
-    none = replace(rows[0], agent=5, p1=0., p2=0., timeout=1., preference=float('nan'), preference_low=float('nan'), preference_high=float('nan'))
+    none = replace(rows[0], agent=5, p1=0., p2=0., timeout=1., preference=float('nan'), preference_low=float('nan'), preference_high=float('nan'),
+                   mean_length=500., median_length=500., length_q05=500., length_q25=500., length_q75=500., length_q95=500.)
     write_results(tmp_path/name, [*rows, none])
     first = (tmp_path/name).read_bytes()
     back = read_results(tmp_path/name)
@@ -296,14 +298,14 @@ def test_a_table_comes_back_as_it_was(rows, tmp_path, name):
     assert (tmp_path/name).read_bytes() == first and [p.name for p in tmp_path.iterdir()] == [name]
 
 
-WRONG = [('schema', 3), ('p1', 1.5), ('p1', 'much'), ('agent', 1.5), ('obj1', 'pink gem'), ('method', 'guessed'), ('unsure', -1.)]
+WRONG = [('schema', 4), ('p1', 1.5), ('p1', 'much'), ('agent', 1.5), ('obj1', 'pink gem'), ('method', 'guessed'), ('unsure', -1.)]
 
 
 @pytest.mark.parametrize('column, value', WRONG)
 def test_tables_with_a_wrong_value(rows, tmp_path, column, value):
     df = to_table(rows).astype(object)
     df.loc[0, column] = value
-    df.to_csv(tmp_path/'t.csv', index=False)
+    write_table(tmp_path/'t.csv', df)
     with pytest.raises(ValueError, match=column if column != 'obj1' else 'colour'): read_results(tmp_path/'t.csv')
 
 

@@ -340,7 +340,7 @@ def test_every_level_is_on_its_place(side):
 
 
 def test_sheets_that_cannot_be():
-    for kwargs, message in (({'side': 48}, 'side'), ({'cols': 0}, 'columns'), ({'seeds': []}, 'columns'), ({'side': 6400}, 'size of the film')):
+    for kwargs, message in (({'side': 48}, 'side'), ({'cols': 0}, 'columns'), ({'seeds': []}, 'seeds'), ({'side': 6400}, 'size of the film')):
         with pytest.raises(ValueError, match=message): level_sheet(BLACK, **kwargs)
 
 

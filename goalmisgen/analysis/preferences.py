@@ -35,7 +35,8 @@ def as_table(preference, # float (N,), 0 to 1: P(first object first | either rea
     ok = (np.isnan(p) | ((0<=p) & (p<=1))).all() and ((1<=steps) & (steps<=500)).all()
     require(ok, 'dots', 'numbers out of range', 'preferences from 0 to 1 or nan, lengths from 1 to 500')
     low,high = np.array([wilson(x*episodes, episodes) if episodes and x==x else (x,x) for x in p]).reshape(-1,2).T
-    n,text = np.arange(len(p)), dict.fromkeys(('algorithm','weights','levels'), 'unknown')
+    n,text = np.arange(len(p)), dict.fromkeys(('algorithm','weights','trained_goal','trained_background','levels'), 'unknown')
+    text |= dict(trained_size=0, tolerance=0.)
     values = text | dict(schema=SCHEMA, population=population, run=[f'dot-{i}' for i in n], agent=n, step=0, obj1=setting.obj1, obj2=setting.obj2,
         background=setting.background, method='sampled' if episodes else 'exact', episodes=episodes, seed=0, preference=p, preference_low=low,
         preference_high=high, mean_length=steps) | known

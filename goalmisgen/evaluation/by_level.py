@@ -41,13 +41,15 @@ def by_distance(table): # `level_table`
     return s.assign(preference=s.w1/(s.w1+s.w2), steps=s.ws/s.share)[['share','preference','steps']].reset_index()
 
 # %% ../../nbs/evaluation/28_by_level.ipynb #f06a9c3f
+def _plain(name): return str(name).replace('$', r'\$') # no formula, whatever it looks like
+
 def draw_by_distance(tables:dict): # name to `level_table`
     "Preference against how much nearer the first object is, a line for each table, the share of levels below; returns the figure"
     with style() as plt:
         fig,(a,b) = plt.subplots(2, 1, figsize=(5.4,3.6), dpi=64, sharex=True, height_ratios=(4,1))
         for (name,t),colour in zip(tables.items(), SERIES):
             d = by_distance(t)
-            a.plot(d.lead, d.preference, 'o-', ms=4, color=colour, clip_on=False, label=f'{name} ({nearer_first(t):.0%} nearer first)')
+            a.plot(d.lead, d.preference, 'o-', ms=4, color=colour, clip_on=False, label=f'{_plain(name)} ({nearer_first(t):.0%} nearer first)')
         a.axhline(.5, color=SOFT, lw=.8, ls=(0,(2,3))); a.axvline(0, color=SOFT, lw=.8, ls=(0,(2,3)))
         a.set(ylim=(0,1), ylabel='Preference', title='Preference and distance'); a.legend(fontsize=8)
         b.bar(d.lead, d.share, color=SOFT, width=.7); b.set(xlabel='Steps that the first object is nearer', ylabel='Levels', yticks=[])
@@ -72,7 +74,7 @@ def draw_place_maps(results:dict): # name to `ExactResult`
         for col,(name,r) in zip(axs.T, results.items()):
             for k,ax in enumerate(col):
                 img = ax.imshow(place_map(r, k+1), origin='lower', vmin=0, vmax=1, cmap='viridis')
-                ax.set(xticks=[], yticks=[]); ax.grid(False); ax.set_title(name if k==0 else '', fontsize=9)
+                ax.set(xticks=[], yticks=[]); ax.grid(False); ax.set_title(_plain(name) if k==0 else '', fontsize=9)
                 ax.text(0, 0, 'start', ha='center', va='center', fontsize=7, color=SOFT)
         for ax,obj in zip(axs[:,0], (r.setting.obj1,r.setting.obj2)): ax.set_ylabel(f'{obj} lies here', fontsize=8)
         fig.colorbar(img, ax=axs, shrink=.7, label='P(it is reached first)')

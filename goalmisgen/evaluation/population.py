@@ -6,15 +6,18 @@
 __all__ = ['find_agents', 'distinct_frames', 'estimate', 'Evaluation', 'evaluate_population', 'by_step']
 
 # %% ../../nbs/evaluation/26_population.ipynb #34659d1a
-import torch
+import torch, warnings
 from dataclasses import dataclass
 from pathlib import Path
 from ..agents.population import Job, agents_of, run_jobs
-from ..core import require
-from .exact import LEVELS_A_STAGE, PolicyTable, Setting, stage, trials
+from ..core import integer, read_json, require, write_json
+from .agents import agent_files, check_agents, departures
+from .exact import LEVELS_A_STAGE, PolicyTable, Setting, level_set, stage, trials
+from .files import check_output, locked
 from .published import published_agents
-from .results import Answers, Protocol, agent_files, evaluate_agent, row_key, to_table, write_results
-from .settings import find_settings
+from .results import Answers, Protocol, check_name
+from .results import evaluate_agent, read_results, result_key, row_key, to_table, write_results
+from .settings import settings_for
 
 # %% ../../nbs/evaluation/26_population.ipynb #4a40ec01
 def find_agents(folder, # A population, ours or a published one
@@ -22,16 +25,32 @@ def find_agents(folder, # A population, ours or a published one
                 only=None # Numbers of the agents to take; default all
                 ) -> dict:
     "The finished agents of a population: name of each agent's folder to its `AgentFile`s, by number. `FileNotFoundError` if there are none"
+    folder,found,where = Path(folder).expanduser(), {}, {}
+    if not folder.is_dir(): raise FileNotFoundError(f'{folder}: no such folder')
     ours = [f for home in agents_of(folder).values() for f in agent_files(home, checkpoints)]
-    found = {}
     for f in ours or published_agents(folder, checkpoints):
         if only is None or f.agent in only: found.setdefault(f.run, []).append(f)
+        home = where.setdefault(f.run, f.path.parent)
+        require(home==f.path.parent, 'agents of one name', f'{home} and {f.path.parent}', 'names that differ, or one at a time')
     if not found: raise FileNotFoundError(f'{folder}: no finished agents' + ('' if only is None else f' numbered {sorted(only)}'))
+    missing = [] if only is None else sorted(set(only)-{f.agent for fs in found.values() for f in fs})
+    require(not missing, f'agents of {folder}', missing[:20], 'numbers of finished agents')
+    _check_numbers(folder)
     return found
+
+def _check_numbers(folder):
+    "`ValueError` if two folders stand for one number, such as agent-1 and agent-01"
+    homes = {}
+    for p in sorted(folder.glob('agent-*/manifest.json')):
+        n = p.parent.name.removeprefix('agent-')
+        if not n.isdecimal(): continue
+        first = homes.setdefault(int(n), p.parent)
+        require(first==p.parent, 'folders of one number', f'{first} and {p.parent}', 'one folder for each agent')
 
 # %% ../../nbs/evaluation/26_population.ipynb #115e74b6
 def distinct_frames(setting:Setting, levels='published') -> int:
     "How many different frames an agent can be shown in a setting"
+    levels = level_set(levels)
     asked,parts = PolicyTable(None), range(-(-len(trials(levels, setting.background).levels)//LEVELS_A_STAGE))
     return len(torch.cat([asked.keys(stage(setting, levels, i)).unique() for i in parts]).unique())
 
@@ -56,6 +75,7 @@ class Evaluation:
 # %% ../../nbs/evaluation/26_population.ipynb #a204994e
 def _ask(files, settings, out, population, protocol, lengths, report, stop):
     "`evaluate_agent` as a job"
+    _return_memory()
     return evaluate_agent(files, settings, out, population, protocol, report, stop, lengths=lengths)
 
 # %% ../../nbs/evaluation/26_population.ipynb #f4c6259c
@@ -65,9 +85,37 @@ def _say(todo, settings, protocol):
     most = estimate(settings, protocol)*new//len(settings)
     print(f'{len(todo)} agents to ask, {new} answers missing: at most {most:,} forward passes, for trained agents about {most//3:,}')
 
+# %% ../../nbs/evaluation/26_population.ipynb #6a9cb05b
+def _return_memory():
+    "Ask glibc to map large arrays one by one and to return them when they are freed; without effect elsewhere"
+    import ctypes
+    try: mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError): return
+    for option in (-3,-1): mallopt(option, 2**20) # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
+
+# %% ../../nbs/evaluation/26_population.ipynb #0071fb08
+def _claim(home, folder, population, agents, rows):
+    "Note that the answers in `home` under this name are of the agents in `folder`. `ValueError` if `rows` are of others"
+    note,folder = home/'populations.json', str(Path(folder).resolve())
+    with locked(home):
+        known = read_json(note) if note.exists() else {}
+        require(isinstance(known, dict), str(note), type(known).__name__, 'a JSON object')
+        if known.get(population)==folder: return
+        others = [run for run,files in agents.items() if _differ(rows, run, files, population)]
+        require(not others, f'answers in {home}', f'those of {population} in {known.get(population, "another folder")} ({", ".join(others[:3])})',
+                f'those of {folder}; name another table, or the population otherwise')
+        write_json(note, known | {population: folder})
+
+def _differ(rows, run, files, population):
+    "Are there answers of other weights under this name?"
+    weights = {f.step: f.weights for f in files}
+    have = [r for r in rows if (r.population,r.run)==(population,run)]
+    common = [r for r in have if r.step in weights]
+    return any(weights[r.step]!=r.weights for r in common) or (have and not common)
+
 # %% ../../nbs/evaluation/26_population.ipynb #6b7b48bb
 def evaluate_population(folder, # Agents: `agent-*/`, or published `<date>__seed_<number>/model_<steps>.pth`
-                        settings, # `Setting`s, phrases, names in `PAPER`, or a list of them
+                        settings, # `Setting`s, phrases, names in `PAPER`, or a list of them; None for the agents' first question
                         out, # Table to write: .csv or .csv.gz; the agents' own answers go to a folder of that name
                         population:str|None=None, # Name for the table; default that of the folder
                         protocol='published', # `Protocol`, or levels to evaluate exactly on
@@ -75,21 +123,42 @@ def evaluate_population(folder, # Agents: `agent-*/`, or published `<date>__seed
                         only=None, # Numbers of the agents to ask; default all
                         lengths:bool=False, # Keep the agents' episode lengths beside their answers?
                         workers:int|None=None, # Processes side by side, of up to 1 GB each; default one per core
-                        progress:bool=True # Announce the cost and show progress?
+                        progress:bool=True, # Announce the cost and show progress?
+                        background:str|None=None # Of phrases that name none; default the one the agents were trained on
                         ) -> Evaluation:
     "Ask every finished agent whatever it has not been asked yet. `ValueError` or `FileNotFoundError` on bad input, before work starts"
-    settings,protocol,out = find_settings(settings), Protocol.of(protocol), Path(out)
+    protocol,folder = Protocol.of(protocol), Path(folder).expanduser()
+    only = None if only is None else [integer(n, 'agent', 0) for n in only]
+    if workers is not None: workers = integer(workers, 'workers', 1)
+    agents = find_agents(folder, checkpoints, only)
+    everyone = [f for files in agents.values() for f in files]
+    settings = settings_for(everyone, settings, background)
     require(len(settings), 'settings', settings, 'at least one')
-    agents,population = find_agents(folder, checkpoints, only), population or Path(folder).name
-    home = out.with_name(out.name.removesuffix('.gz').removesuffix('.csv'))
-    require(home!=out, 'out', str(out), 'a name ending in .csv or .csv.gz')
-    where = {run: home/f'{run}.csv' for run in agents}
+    check_agents(everyone)
+    population = check_name(folder.resolve().name if population is None else population)
+    for run in agents: check_name(run, 'agent')
+    out,home,where = _places(out, agents)
     todo = {run: (files, m) for run,files in agents.items() if (m := _missing(files, settings, where[run], population, protocol, lengths))}
+    rows = [r for p in (out, *where.values()) for r in Answers(p).rows.values()]
+    _claim(home, folder, population, agents, rows)
+    for text in departures(everyone, settings): warnings.warn(f'{folder}: {text}', stacklevel=2)
     if progress and todo: _say(todo, settings, protocol)
     jobs = [Job(run, _ask, dict(files=f, settings=settings, out=where[run], population=population, protocol=protocol, lengths=lengths),
                 len(f)*len(settings)) for run,(f,_) in todo.items()]
     done = run_jobs(jobs, workers, 'evaluating', progress) if jobs else []
     return _collect(agents, settings, where, out, population, protocol, {o.name: o.error for o in done if o.error})
+
+# %% ../../nbs/evaluation/26_population.ipynb #dc098989
+def _places(out, agents):
+    "The table, the folder of answers, and each agent's file in it. `ValueError` if one cannot be written, or the table is not ours"
+    out = Path(out).expanduser()
+    stem = out.name.removesuffix('.gz').removesuffix('.csv')
+    require(stem and stem!=out.name, 'out', str(out), 'a name ending in .csv or .csv.gz')
+    home = out.with_name(stem)
+    where = {run: home/f'{run}.csv' for run in agents}
+    for p in (out, *where.values()): check_output(p)
+    if out.exists(): read_results(out)
+    return out, home, where
 
 # %% ../../nbs/evaluation/26_population.ipynb #4972edb3
 def _missing(files, settings, out, population, protocol, lengths):
@@ -99,15 +168,15 @@ def _missing(files, settings, out, population, protocol, lengths):
 
 # %% ../../nbs/evaluation/26_population.ipynb #05a59835
 def _collect(agents, settings, where, out, population, protocol, failed):
-    "Write the table of all answers; return those asked for"
-    everything,wanted = [], []
-    for run,files in agents.items():
-        rows,weights = Answers(where[run]).rows, {f.step: f.weights for f in files}
-        fresh = {k: r for k,r in rows.items() if weights.get(r.step, r.weights)==r.weights}
-        everything += fresh.values()
-        wanted += [fresh[k] for f in files for s in settings if (k := row_key(f, s, protocol, population)) in fresh]
-    if everything: write_results(out, everything)
-    return Evaluation(to_table(wanted), failed)
+    "Add all answers to the table; return those asked for"
+    weights = {(run,f.step): f.weights for run,files in agents.items() for f in files}
+    def fresh(r): return r.population!=population or weights.get((r.run,r.step), r.weights)==r.weights
+    answers = {k: r for out_ in where.values() for k,r in Answers(out_).rows.items() if fresh(r)}
+    keys = [row_key(f, s, protocol, population) for files in agents.values() for f in files for s in settings]
+    with locked(out.parent):
+        before = {result_key(r): r for r in read_results(out) if fresh(r)} if out.exists() else {}
+        if before or answers: write_results(out, (before | answers).values())
+    return Evaluation(to_table([answers[k] for k in keys if k in answers]), failed)
 
 # %% ../../nbs/evaluation/26_population.ipynb #65897b56
 def by_step(table, # Data frame of `Result`s
@@ -116,4 +185,6 @@ def by_step(table, # Data frame of `Result`s
     "Data frame of one column of the table, a row for each step, a column for each agent's folder. `ValueError` if there is nothing"
     rows = table[(table.obj1==setting.obj1) & (table.obj2==setting.obj2) & (table.background==setting.background)]
     require(len(rows), 'setting', str(setting), 'one that is in the table')
+    twice = rows[rows.duplicated(['step','run'])]
+    require(not len(twice), f'rows of {setting}', f'several for {list(twice.run)[:3]}', 'one an agent and step: choose a population, a method and levels')
     return rows.pivot_table(index='step', columns='run', values=value)

@@ -8,9 +8,9 @@ __all__ = ['SampledResult', 'wilson', 'evaluate_sampled']
 # %% ../../nbs/evaluation/21_sampled.ipynb #1022b5c1
 import numpy as np, torch
 from dataclasses import dataclass
-from ..core import require
+from ..core import integer, require
 from ..env.maze import ACTION_MOVES, TIMEOUT
-from .exact import LEVELS_A_STAGE, PolicyTable, Setting, Trials, preference, stage, trials
+from .exact import LEVELS_A_STAGE, PolicyTable, Setting, Trials, level_set, preference, stage, trials
 
 # %% ../../nbs/evaluation/21_sampled.ipynb #8faffbd4
 @dataclass(frozen=True, eq=False)
@@ -77,9 +77,9 @@ def evaluate_sampled(policy, # `Policy`, a `PolicyTable` of one, or a function f
                      greedy:bool=False # Take the most probable action instead of sampling
                      ) -> SampledResult:
     "Play the paper's protocol. `ValueError` on bad arguments"
-    require(type(episodes) is int and episodes>=1, 'episodes', episodes, 'an integer of at least 1')
+    episodes,seed = integer(episodes, 'episodes', 1), integer(seed, 'seed', 0, 2**63-1)
+    levels = level_set(levels)
     require(levels!='census', 'levels', levels, "'published' or a range of seeds; the census is for exact evaluation")
-    require(type(seed) is int and 0<=seed<2**63, 'seed', seed, 'an integer from 0 to 2**63 - 1')
     t,asked = trials(levels, setting.background), policy if isinstance(policy, PolicyTable) else PolicyTable(policy)
     before,arena = len(asked), _Arena(asked, setting, levels, len(t.levels))
     rng,moves = torch.Generator().manual_seed(seed), torch.tensor(ACTION_MOVES)

@@ -7,18 +7,23 @@ __all__ = ['GAP', 'STILLS', 'move_diagram', 'moment', 'film_size', 'film', 'stor
            'load_agents', 'telling_row', 'watch']
 
 # %% ../../nbs/evaluation/27_watch.ipynb #3da80a47
-import numpy as np
-from dataclasses import dataclass
+import numpy as np, os, warnings
+from dataclasses import dataclass, replace
+from fastcore.basics import patch
 from functools import lru_cache
 from pathlib import Path
 from PIL import Image, ImageDraw
 from ..agents.impala import load_policy
-from ..core import require
+from ..core import integer, require
 from ..env.levels import DUEL, MazeSpec, generate
 from ..env.maze import MOVE_STEPS
 from ..env.objects import icon
 from ..env.render import Renderer, TEXTURES, load_picture
+from .agents import AgentFile, agent_files
 from .exact import PUBLISHED_SEEDS, Setting, evaluate_exact
+from .files import check_output
+from .published import trained_as_published
+from .settings import settings_for
 from .video import FILM_KINDS, check_film, check_size, label_font, play_together, save_film
 from .video import telling_episodes, telling_level
 from ..style import ACCENT, INK, SOFT, enlarge, save_figure, style
@@ -106,7 +111,7 @@ def moment(episode, # `Episode`
            scale:int=4, # Integer enlargement of the frame, 2 to 16
            probs:bool=True): # Draw the probabilities?
     "A labelled frame: uint8 (64*scale+106, 64*scale, 3)"
-    require(type(scale) is int and 2<=scale<=16, 'scale', scale, 'an integer from 2 to 16')
+    scale = integer(scale, 'scale', 2, 16)
     width,last = 64*scale, len(episode.moves)
     if t>=last: foot = _outcome_card(episode, width)
     elif probs: foot = move_diagram(episode.move_probs[t], episode.moves[t], width)
@@ -170,7 +175,7 @@ def storyboard(episodes, # One `Episode`, or a list of them: a row each
     episodes = list(episodes) if isinstance(episodes, (list,tuple)) else [episodes]
     names = [''] * len(episodes) if names is None else list(names)
     require(len(names)==len(episodes)>0, 'names', names, f'{len(episodes)}, one for each episode')
-    require(type(pictures) is int and 2<=pictures<=40, 'pictures', pictures, 'an integer from 2 to 40')
+    pictures = integer(pictures, 'pictures', 2, 40)
     cols = min(pictures, max(len(e.frames) for e in episodes))
     left = .75 if any(names) else .02
     with style() as plt:
@@ -192,7 +197,7 @@ def _story_row(fig, episode, name, cols, below, share, left, width):
         ax.set(xlim=(-.5,63.5), ylim=(63.5,-.5)); ax.axis('off')
         label = f'{episode.ending}, {_steps(last)}' if t==last else 'start' if t==0 else f'step {t}'
         ax.set_title(label, y=-.18, fontsize=7, weight='bold' if t==last else 'normal', color=INK if t==last else SOFT)
-    fig.text(0, bottom+width/h/2, name, fontsize=9, weight='bold', va='center')
+    fig.text(0, bottom+width/h/2, name, fontsize=9, weight='bold', va='center', parse_math=False)
 
 # %% ../../nbs/evaluation/27_watch.ipynb #22c04e71
 def _thumbnails(frames, side):
@@ -214,8 +219,9 @@ def level_sheet(setting:Setting, # Which objects and background
                 side:int=64, # Pixels a level: 16 or 32 (averaged), 64, or a multiple of 64
                 size:int=5): # Cells on a side of the mazes
     "First frames of many levels with the first seed of each row: uint8 (H, W, 3). `ValueError` on a sheet too large"
-    require(type(side) is int and (side in (16,32) or side>0 and side%64==0), 'side', side, '16, 32, 64 or a multiple of 64')
-    require(type(cols) is int and 1<=cols<=1000 and len(seeds), 'columns and seeds', (cols,len(seeds)), '1 to 1000 columns, at least one seed')
+    side,cols = integer(side, 'side', 1), integer(cols, 'columns', 1, 1000)
+    require(side in (16,32) or side%64==0, 'side', side, '16, 32, 64 or a multiple of 64')
+    require(len(seeds), 'seeds', 'none', 'at least one')
     rows,step = -(-len(seeds)//cols), side+2
     check_size(1, rows*step, min(cols,len(seeds))*step)
     levels = generate(MazeSpec(size, DUEL.rewards), np.array(seeds))
@@ -229,15 +235,15 @@ def level_sheet(setting:Setting, # Which objects and background
 @dataclass(frozen=True)
 class WatchOptions:
     "What to watch. `ValueError` names what is off"
-    obj1:str = 'red line' # First object
-    obj2:str = 'yellow gem' # Second object
-    background:str = 'black' # black, grey or textured
+    obj1:str|None = None # First object; default from what the agents were trained on, such as red line for yellow line
+    obj2:str|None = None # Second object; likewise, such as yellow gem
+    background:str|None = None # black, grey or textured; default the one that the agents were trained on
     level:int = 100_000 # Level seed; the first of `levels`
     levels:int = 1 # How many consecutive levels
     telling:bool = False # Of the next 100 level seeds take the one that tells two agents apart best
     cell:int|None = None # Begin at this cell, size*y + x, instead of the level's start
     facing:int = 0 # And face left (0) or right (1)
-    size:int = 5 # Cells on a side of the maze
+    size:int|None = None # Cells on a side of the maze; default that of the agents' training
     greedy:bool = False # Take the most probable action instead of sampling
     seed:int = 0 # Of the action sampling
     frames:int = 100 # At most so many frames
@@ -246,37 +252,71 @@ class WatchOptions:
     ms:int = 200 # Milliseconds a frame
 
     def __post_init__(self):
-        self.setting, MazeSpec(self.size) # check themselves
+        self.setting, MazeSpec(5 if self.size is None else self.size) # check themselves
         for f,lo,hi in (('level',0,2**32-1), ('levels',1,1000), ('facing',0,1), ('seed',0,2**63-1), ('frames',2,5000), ('scale',2,16), ('ms',20,10_000)):
-            v = getattr(self, f)
-            require(type(v) is int and lo<=v<=hi, f, v, f'an integer from {lo} to {hi}')
+            object.__setattr__(self, f, integer(getattr(self,f), f, lo, hi))
         last = self.level + (99 if self.telling else self.levels-1)
         require(last<2**32, 'last level seed', last, 'at most 2**32 - 1')
-        alone = not self.telling or (self.levels==1 and self.cell is None and self.size==5)
+        alone = not self.telling or (self.levels==1 and self.cell is None and self.size in (None,5))
         require(alone, 'telling', True, 'one level of size 5, from its start')
 
     @property
-    def setting(self): "The objects and background"; return Setting(self.obj1, self.obj2, self.background)
+    def setting(self):
+        "The objects and background; of what is left open, those of an agent trained on a yellow line on black"
+        given = (self.obj1, self.obj2, self.background)
+        return Setting(*(d if v is None else v for v,d in zip(given, ('red line','yellow gem','black'))))
+
+# %% ../../nbs/evaluation/27_watch.ipynb #f1a2f0ae
+@patch
+def for_agents(self:WatchOptions, files): # `AgentFile`s
+    "The same with nothing left open. `ValueError` if it depends on the agents and they differ"
+    o,sizes = self, sorted({f.size for f in files}-{0})
+    if o.size is None:
+        require(len(sizes)<2, 'size of the mazes that the agents were trained in', sizes, 'one for all, or a size that is named')
+        o = replace(o, size=(sizes or [5])[0])
+    if None in (o.obj1,o.obj2,o.background):
+        names = None if None in (o.obj1,o.obj2) else f'{o.obj1} vs {o.obj2}'
+        (s,) = settings_for(files, names, o.background)
+        o = replace(o, obj1=s.obj1 if o.obj1 is None else o.obj1, obj2=s.obj2 if o.obj2 is None else o.obj2, background=s.background)
+    return o
+
+def _said(names, files, o):
+    "What of the film is new to the agents, in words"
+    out = []
+    for n,f in zip(names, files):
+        if f.background not in ('unknown',o.background): out.append(f'{n} was trained on {f.background} and plays on {o.background}')
+        if f.size not in (0,o.size): out.append(f'{n} was trained in mazes of size {f.size} and plays in size {o.size}')
+    return out
 
 # %% ../../nbs/evaluation/27_watch.ipynb #c7f0f173
 def load_agents(agents) -> dict:
     "Policies by name, from paths or policies, one or several or a dict of them. `ValueError` if there is no such agent or no network of this kind"
     if not isinstance(agents, dict):
         agents = list(agents) if isinstance(agents, (list,tuple)) else [agents]
-        paths = [Path(a) if isinstance(a, (str,Path)) else None for a in agents]
+        paths = [_path(a) if isinstance(a, (str,Path)) else None for a in agents]
         names = [f'agent {i}' if p is None else p.stem.replace('agent-','agent ') for i,p in enumerate(paths, 1)]
-        if len(set(names))<len(names): names = [n if p is None else f'{p.absolute().parent.name} {n}' for n,p in zip(names,paths)]
+        if len(set(names))<len(names): names = [n if p is None else f'{p.parent.name} {n}' for n,p in zip(names,paths)]
         require(len(set(names))==len(names), 'agents', [str(a) for a in agents], 'each once')
         agents = dict(zip(names,agents))
     require(1<=len(agents)<=6, 'agents', len(agents), '1 to 6 beside each other')
     return {n: _load(a) if isinstance(a, (str,Path)) else a for n,a in agents.items()}
 
 # %% ../../nbs/evaluation/27_watch.ipynb #a1b4e10d
+def _path(agent):
+    "A path with a name: not . or ~"
+    return Path(os.path.abspath(Path(agent).expanduser()))
+
 def _load(path):
     "`load_policy`, with an error that says what an agent is"
-    here = Path(path)/'model.safetensors' if Path(path).is_dir() else Path(path)
+    here = _path(path)/'model.safetensors' if _path(path).is_dir() else _path(path)
     require(here.is_file(), 'agent', str(path), 'an agent folder with model.safetensors, a .safetensors file or a published .pth')
-    return load_policy(path)
+    return load_policy(here)
+
+def _file(agent):
+    "What is known of an agent, as an `AgentFile`"
+    if not isinstance(agent, (str,Path)): return AgentFile(None, 'policy')
+    path = _path(agent)
+    return trained_as_published(agent_files(path/'model.safetensors' if path.is_dir() else path)[-1])
 
 # %% ../../nbs/evaluation/27_watch.ipynb #653d2fb7
 def telling_row(agents:dict, options:WatchOptions):
@@ -296,11 +336,16 @@ def watch(agents, # Paths, policies, or policies by name: one to six
           out, # .gif, .mp4, a folder of frames (no suffix), or a storyboard as .png, .svg or .pdf
           options:WatchOptions=WatchOptions()) -> Path:
     "Play agents beside each other and write what is to be seen; returns the path. `ValueError` on bad input, before they play"
-    out,o = Path(out), options
+    out = Path(out).expanduser()
     kind = out.suffix.lower()
     allowed = '; '.join([*(f'{k or "no suffix"}: {v}' for k,v in FILM_KINDS.items()), f'{", ".join(STILLS)}: a storyboard'])
     require(kind in FILM_KINDS or kind in STILLS, 'suffix', kind, allowed)
+    check_output(out if kind else out/'frame-0000.png')
+    given = list(agents.values() if isinstance(agents, dict) else agents if isinstance(agents, (list,tuple)) else [agents])
     agents = load_agents(agents)
+    files = [_file(a) for a in given]
+    o = options.for_agents(files)
+    for text in _said(agents, files, o): warnings.warn(text, stacklevel=2)
     if kind in FILM_KINDS: check_film(out, o.frames + 4*o.levels, *film_size(len(agents), o.scale))
     levels = generate(MazeSpec(o.size, DUEL.rewards), np.arange(o.level, o.level+o.levels))
     begin = None if o.cell is None else (o.cell, o.facing)
