@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['COMMANDS', 'StudyCommand', 'TrainCommand', 'TrainPPOCommand', 'EvaluateCommand', 'WatchCommand', 'PlayCommand',
-           'main']
+           'PicturesCommand', 'main']
 
 # %% ../nbs/90_cli.ipynb #db3fbf7d
 import os, signal, sys
@@ -54,25 +54,41 @@ class _Training:
     weights_seed:int|None = None # Initial weights of all agents, instead of each one's own
     levels_seed:int|None = None # Order of the levels of all agents, instead of each one's own
     sampling_seed:int|None = None # Actions and shuffling of all agents, instead of each one's own
-    workers:int|None = None # Processes side by side; default one per core
-    device:str = 'cpu' # cpu, or a GPU such as cuda, which all workers share
+    workers:int|None = None # Processes side by side; default one per core. On a GPU, default: one program for all agents
+    device:str = 'cpu' # cpu, or a GPU such as cuda
+    slots:int|None = None # On a GPU, agents side by side; default 8, for exact-advantage PPO 32
+    network:str = 'auto' # On a GPU, how the network is run: fused, plain, or auto (fused where Triton is installed)
     track:str = 'none' # Where metrics go beside metrics.csv: none, tensorboard or wandb
     ray:str|None = None # Address of a Ray cluster to train on, or local; default worker processes of this machine
 
 # %% ../nbs/90_cli.ipynb #fd014890
 @patch
 def __call__(self:_Training):
-    from goalmisgen.agents.population import run_jobs, train_population
     from goalmisgen.agents.training import Seeds
     from goalmisgen.study import MOST_AGENTS
     first = integer(self.first, 'first', 0, 2**31-1)
     numbers = range(first, first+integer(self.agents, 'agents', 1, min(MOST_AGENTS, 2**31-first)))
     seeds = [Seeds(n, self.weights_seed, self.levels_seed, self.sampling_seed) for n in numbers]
-    run = run_jobs if self.ray is None else _on_ray(self.ray)
-    report = train_population(self.config, seeds, self.folder, self.workers, device=self.device, track=self.track, run=run)
+    try: report = self._train(seeds)
+    except RuntimeError as e: sys.exit(f'goalmisgen: {e}')
     print(f'{len(report.finished)} agents in {report.folder}')
     for n,error in report.failed.items(): print(f'agent {n} failed:\n{error}', file=sys.stderr)
     if report.failed: sys.exit(1)
+
+@patch
+def _train(self:_Training, seeds):
+    "Train in one program on a GPU, and elsewhere, or if the number of workers is given, in processes"
+    import goalmisgen.agents.parallel_exact # teaches `train_parallel` exact-advantage PPO
+    from goalmisgen.agents.parallel import train_parallel
+    from goalmisgen.agents.population import run_jobs, train_population
+    one_program = self.device!='cpu' and self.workers is None and self.ray is None and self.track=='none'
+    if one_program:
+        slots = (32 if isinstance(self.config, ExactPPOConfig) else 8) if self.slots is None else self.slots
+        return train_parallel(self.config, seeds, self.folder, self.device, slots, network=self.network)
+    given = 'slots' if self.slots is not None else 'network'
+    require(self.slots is None and self.network=='auto', given, getattr(self, given), 'the default, without a GPU or beside workers, ray and track')
+    run = run_jobs if self.ray is None else _on_ray(self.ray)
+    return train_population(self.config, seeds, self.folder, self.workers, device=self.device, track=self.track, run=run)
 
 def _on_ray(address):
     "`run_on_ray` with an address"
@@ -207,6 +223,16 @@ class PlayCommand:
         from goalmisgen.play import Player, play_terminal
         play_terminal(Player(self.world, self.level, self.background, mode=self.mode))
 
+# %% ../nbs/90_cli.ipynb #84bda835
+@dataclass(frozen=True)
+class PicturesCommand:
+    "Fetch the pictures of walls, mouse and textures from procgen's wheel into a cache, where procgen itself cannot be installed"
+    wheel:Positional[Path|None] = None # A wheel of procgen or procgen-mirror that is here already; default: pip downloads one (48 MB)
+
+    def __call__(self):
+        from goalmisgen.env.assets import fetch_pictures
+        print(fetch_pictures(self.wheel))
+
 # %% ../nbs/90_cli.ipynb #fcb5a925
 def _expanded(value):
     "A path without ~ and variables, unless there is something of that very name; anything else as it is"
@@ -254,7 +280,8 @@ def _reworded(box:str) -> str:
     return text.replace(' (required)', '') + hint
 
 # %% ../nbs/90_cli.ipynb #acd2d194
-COMMANDS = {'study':StudyCommand, 'train':TrainCommand, 'train-ppo':TrainPPOCommand, 'evaluate':EvaluateCommand, 'watch':WatchCommand, 'play':PlayCommand}
+COMMANDS = {'study':StudyCommand, 'train':TrainCommand, 'train-ppo':TrainPPOCommand, 'evaluate':EvaluateCommand, 'watch':WatchCommand, 'play':PlayCommand,
+            'pictures':PicturesCommand}
 
 def _parsed(args):
     "The command that was typed. `SystemExit` with status 2 if there is none, and with 0 after help"

@@ -12,7 +12,6 @@ from goalmisgen.agents.exact_ppo import ExactPPOConfig
 from goalmisgen.agents.impala import Policy, load_policy
 from goalmisgen.agents.parallel import PARALLEL, ParallelPPO, PlainNetwork, distinct_ids, sum_by_place, train_parallel
 from goalmisgen.agents.parallel_exact import ParallelExactPPO
-from goalmisgen.agents.population import train_population
 from goalmisgen.agents.ppo import PPO, PPOConfig
 from goalmisgen.agents.training import Seeds, train_agent
 from goalmisgen.core import read_json
@@ -165,3 +164,19 @@ def test_the_gpu_benchmark_runs_on_a_cpu(tmp_path):
     table = (tmp_path/'gpu.csv').read_text()
     assert all(part in table for part in ('check','speed','exact','population'))
     assert len((tmp_path/'table.csv').read_text().splitlines())>=3 and list((tmp_path/'packs').glob('*.zip'))
+
+
+def test_the_command_line_trains_in_one_program_on_a_gpu(monkeypatch, tmp_path, capsys):
+    import goalmisgen.agents.parallel as parallel
+    from goalmisgen.agents.population import PopulationReport
+    from goalmisgen.cli import main
+    called = []
+    def instead(config, seeds, folder, device, slots, network):
+        called.append((type(config), [s.agent for s in seeds], device, slots, network))
+        return PopulationReport(folder, (0,1), {})
+    monkeypatch.setattr(parallel, 'train_parallel', instead)
+    main(['train-ppo', str(tmp_path/'a'), '--agents', '2', '--device', 'cuda'])
+    main(['train', str(tmp_path/'a'), '--agents', '2', '--device', 'cuda:0', '--slots', '5', '--network', 'plain'])
+    assert called==[(PPOConfig, [0,1], 'cuda', 8, 'auto'), (ExactPPOConfig, [0,1], 'cuda:0', 5, 'plain')]
+    with pytest.raises(SystemExit): main(['train', str(tmp_path/'a'), '--slots', '5'])
+    assert 'slots' in capsys.readouterr().err and not (tmp_path/'a').exists()
