@@ -161,7 +161,7 @@ def _checked(row, where, version=SCHEMA):
 
 _LEVELS = r'seeds [0-9]+-[0-9]+( step -?[0-9]+)?|[0-9]+ seeds( [0-9a-f]{16})?'
 
-# %% ../../nbs/evaluation/22_results.ipynb #b5e67aea
+# %% ../../nbs/evaluation/22_results.ipynb #5f8ef6cd
 def _check_chances(r, where, must, version):
     "Probabilities, the preference and its interval"
     p = [r.p1, r.p2, r.timeout]
@@ -203,8 +203,7 @@ def write_lengths(path, lengths:dict):
     "Write `{Result: float (501,)}` beside the results file `path`"
     import pandas as pd
     keys = pd.DataFrame([result_key(r) for r in lengths], columns=KEY)
-    pmf = pd.DataFrame(np.array(list(lengths.values())).reshape(-1,TIMEOUT+1)[:,1:], columns=_STEPS)
-    pmf = pmf.map(lambda p: f'{p:.6g}')
+    pmf = pd.DataFrame([[f'{p:.6g}' for p in row[1:]] for row in lengths.values()], columns=_STEPS)
     write_table(lengths_path(path), pd.concat([keys, pmf], axis=1))
 
 # %% ../../nbs/evaluation/22_results.ipynb #d5d66bfa
@@ -264,7 +263,7 @@ def evaluate(policy, # `Policy`, a `PolicyTable` of one, or a function from fram
     if p.method=='exact': return evaluate_exact(policy, setting, p.levels, tolerance=p.tolerance)
     return evaluate_sampled(policy, setting, p.levels, p.episodes, p.seed, greedy=p.method=='greedy')
 
-# %% ../../nbs/evaluation/22_results.ipynb #491d100c
+# %% ../../nbs/evaluation/22_results.ipynb #d63a200b
 def check_name(name:str, what:str='population') -> str:
     "A name for the table, as it is. `ValueError` unless it is printable text"
     require(isinstance(name, str) and name and name.isprintable(), f'name of the {what}', name, 'text without line breaks')
