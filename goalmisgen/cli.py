@@ -78,7 +78,6 @@ def __call__(self:_Training):
 @patch
 def _train(self:_Training, seeds):
     "Train in one program on a GPU, and elsewhere, or if the number of workers is given, in processes"
-    import goalmisgen.agents.parallel_exact # teaches `train_parallel` exact-advantage PPO
     from goalmisgen.agents.parallel import train_parallel
     from goalmisgen.agents.population import run_jobs, train_population
     one_program = self.device!='cpu' and self.workers is None and self.ray is None and self.track=='none'
