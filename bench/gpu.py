@@ -30,7 +30,8 @@ import goalmisgen.agents.parallel_exact  # noqa: F401  (teaches `train_parallel`
 from goalmisgen.agents.exact_ppo import ExactPPOConfig
 from goalmisgen.agents.examples import load_example
 from goalmisgen.agents.impala import Policy
-from goalmisgen.agents.parallel import ParallelPPO, Recorded, network_class, train_parallel
+from goalmisgen.agents.parallel import Recorded, network_class, train_parallel
+from goalmisgen.agents.parallel_ppo import ParallelPPO
 from goalmisgen.agents.population import agent_dir, agents_of
 from goalmisgen.agents.ppo import PPO, PPOConfig, ppo_loss
 from goalmisgen.agents.training import Seeds, metrics_csv

@@ -10,8 +10,9 @@ import torch
 
 from goalmisgen.agents.exact_ppo import ExactPPOConfig
 from goalmisgen.agents.impala import Policy, load_policy
-from goalmisgen.agents.parallel import PARALLEL, ParallelPPO, PlainNetwork, distinct_ids, sum_by_place, train_parallel
+from goalmisgen.agents.parallel import PARALLEL, PlainNetwork, train_parallel
 from goalmisgen.agents.parallel_exact import ParallelExactPPO
+from goalmisgen.agents.parallel_ppo import ParallelPPO, distinct_ids, sum_by_place
 from goalmisgen.agents.ppo import PPO, PPOConfig
 from goalmisgen.agents.training import Seeds, train_agent
 from goalmisgen.core import read_json

@@ -15,6 +15,7 @@ from .training import Seeds
 # %% ../../nbs/agents/19_parallel_exact.ipynb #6bb0e98d
 METRICS = ('loss', 'kl', 'clipped', 'grad_norm')
 
+# %% ../../nbs/agents/19_parallel_exact.ipynb #3d3721c6
 class ExactBench(Bench):
     "A bench for exact-advantage PPO, with room for the `capacity` states of a round"
     metric_names = METRICS
@@ -34,6 +35,7 @@ def survey(self:ExactBench):
     "Log-probabilities of the policy on the bench in the round's states"
     self.log_probs.copy_(self.network(self.states, self.count)[:,:15].log_softmax(1))
 
+# %% ../../nbs/agents/19_parallel_exact.ipynb #4358c434
 @patch
 def gradient_step(self:ExactBench):
     "One step of Adam on the chosen states"
@@ -147,12 +149,14 @@ def _learn(self:ParallelExactPPO, executor):
     found = torch.stack(did).tolist()
     return [self._note(a, problems[a][3], found[filled.index(a)], len(rates[a])) if a in problems else None for a in range(self.slots)]
 
+# %% ../../nbs/agents/19_parallel_exact.ipynb #718477a6
 @patch
 def _rates(self:ParallelExactPPO, slot, n):
     "The learning rates of a round's gradient steps: float32 (n,)"
     c, done = self.config, self.learners[slot].updates
     return torch.tensor([c.lr*(1-(done+k)/c.updates) for k in range(n)])
 
+# %% ../../nbs/agents/19_parallel_exact.ipynb #7d21adf5
 @patch
 def _note(self:ParallelExactPPO, slot, says, found, updates):
     "Tell a slot's learner what happened; returns its metrics of this round"
