@@ -11,6 +11,7 @@ import math, os, time, torch
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from fastcore.basics import patch
+from importlib import import_module
 from inspect import signature
 from .fused import FusedNetwork, fused_available
 from .impala import Policy
@@ -170,13 +171,17 @@ class Parallel:
         super().__init_subclass__(**kwargs)
         PARALLEL[config] = cls
 
-    def room(self, *shape, dtype=torch.float32): return torch.zeros(shape, dtype=dtype, device=self.device)
+    def room(self, *shape, dtype=torch.float32):
+        "Zeros on the device"
+        return torch.zeros(shape, dtype=dtype, device=self.device)
 
     def autocast(self):
         "Context in which the network runs in training precision"
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision=='bfloat16', cache_enabled=False)
 
-    def new_learner(self, seeds:Seeds): return learner_for(self.config, seeds)
+    def new_learner(self, seeds:Seeds):
+        "An agent at its beginning"
+        return learner_for(self.config, seeds)
 
     def new_streams(self, n):
         "CUDA streams, or one None on a CPU"
@@ -357,6 +362,7 @@ def train_parallel(config, # What the agents share: a config in `PARALLEL`
 # %% ../../nbs/agents/18_parallel.ipynb #532a4051
 def _prepare(config, seeds, folder, device, slots, streams, network, say):
     "The trainer, and the seeds of agents that are not finished; claims the folder once all checks have passed"
+    for module in ('parallel_ppo','parallel_exact'): import_module(f'goalmisgen.agents.{module}') # they enter themselves in `PARALLEL`
     require(type(config) in PARALLEL, 'config', type(config).__name__, ', '.join(c.__name__ for c in PARALLEL))
     todo = _check_call(config, seeds, folder, None, device, 'none', run_jobs, say)
     parallel = PARALLEL[type(config)](config, device, slots, streams, network_class(network, device))

@@ -15,7 +15,7 @@ from .training import Seeds
 # %% ../../nbs/agents/19_parallel_exact.ipynb #6bb0e98d
 METRICS = ('loss', 'kl', 'clipped', 'grad_norm')
 
-# %% ../../nbs/agents/19_parallel_exact.ipynb #3d3721c6
+# %% ../../nbs/agents/19_parallel_exact.ipynb #d8f0a753
 class ExactBench(Bench):
     "A bench for exact-advantage PPO, with room for the `capacity` states of a round"
     metric_names = METRICS
@@ -35,7 +35,7 @@ def survey(self:ExactBench):
     "Log-probabilities of the policy on the bench in the round's states"
     self.log_probs.copy_(self.network(self.states, self.count)[:,:15].log_softmax(1))
 
-# %% ../../nbs/agents/19_parallel_exact.ipynb #4358c434
+# %% ../../nbs/agents/19_parallel_exact.ipynb #cdec251b
 @patch
 def gradient_step(self:ExactBench):
     "One step of Adam on the chosen states"
@@ -69,7 +69,9 @@ class ParallelExactPPO(Parallel, config=ExactPPOConfig):
         t = self.table
         return self.world.renderer.frames(self.world.scenes, t.level[states], t.cell[states], t.facing[states])
 
-    def new_learner(self, seeds:Seeds): return ExactPPO(self.config, seeds, world=self.home)
+    def new_learner(self, seeds:Seeds):
+        "An agent at its beginning; all share one world"
+        return ExactPPO(self.config, seeds, world=self.home)
 
 # %% ../../nbs/agents/19_parallel_exact.ipynb #8407f180
 @patch
@@ -149,14 +151,14 @@ def _learn(self:ParallelExactPPO, executor):
     found = torch.stack(did).tolist()
     return [self._note(a, problems[a][3], found[filled.index(a)], len(rates[a])) if a in problems else None for a in range(self.slots)]
 
-# %% ../../nbs/agents/19_parallel_exact.ipynb #718477a6
+# %% ../../nbs/agents/19_parallel_exact.ipynb #a8473056
 @patch
 def _rates(self:ParallelExactPPO, slot, n):
     "The learning rates of a round's gradient steps: float32 (n,)"
     c, done = self.config, self.learners[slot].updates
     return torch.tensor([c.lr*(1-(done+k)/c.updates) for k in range(n)])
 
-# %% ../../nbs/agents/19_parallel_exact.ipynb #7d21adf5
+# %% ../../nbs/agents/19_parallel_exact.ipynb #b9e433cc
 @patch
 def _note(self:ParallelExactPPO, slot, says, found, updates):
     "Tell a slot's learner what happened; returns its metrics of this round"
