@@ -26,7 +26,6 @@ from pathlib import Path
 
 import torch
 
-import goalmisgen.agents.parallel_exact  # noqa: F401  (teaches `train_parallel` exact-advantage PPO)
 from goalmisgen.agents.exact_ppo import ExactPPOConfig
 from goalmisgen.agents.examples import load_example
 from goalmisgen.agents.impala import Policy

@@ -186,8 +186,9 @@ class Parallel:
     def new_streams(self, n):
         "CUDA streams, or one None on a CPU"
         if self.device.type!='cuda': return [None]
-        self.streams += [torch.cuda.Stream(self.device) for _ in range(n)]
-        return self.streams[-n:]
+        new = [torch.cuda.Stream(self.device) for _ in range(n)]
+        self.streams += new
+        return new
 
 # %% ../../nbs/agents/18_parallel.ipynb #5513d05b
 @patch
@@ -382,7 +383,6 @@ def _round(parallel, queue, folder, executor, ended, finished):
     queue.fill()
     return made
 
-# %% ../../nbs/agents/18_parallel.ipynb #7a520724
 def _updates(parallel): return sum(l.updates for l in parallel.learners if l)
 
 # %% ../../nbs/agents/18_parallel.ipynb #8e3f374d

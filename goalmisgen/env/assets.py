@@ -60,7 +60,7 @@ def cache_dir() -> Path:
     return base/'goalmisgen'/'assets'
 
 # %% ../../nbs/env/01_assets.ipynb #9cba4230
-FETCH_COMMAND = 'python -c "from goalmisgen.env.assets import fetch_pictures; fetch_pictures()"'
+FETCH_COMMAND = 'goalmisgen pictures'
 
 def _missing(folder):
     "Files of pictures that are not in `folder`"
