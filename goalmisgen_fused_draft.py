@@ -7,30 +7,32 @@ the 3x3 weights become PY+2 matrices (4*Cin, PY*2*Cout) with zeros where a pixel
 pixel's nine neighbours. Memory between two stages of one program (unpooled maps, unpooled gradients) is a small
 scratch area per program that stays in the cache.
 """
-import numpy as np, torch, triton, triton.language as tl
+import os, numpy as np, torch, triton, triton.language as tl
+
+_ASM = tl.constexpr(os.environ.get('TRITON_INTERPRET')!='1') # The interpreter knows no assembly
 
 # Launch configurations: programs G (fixed, so that sums have one order), rows BM of a product, warps, pipeline stages
 CONFIG = dict(
-    conv1=dict(G=132*6, BM=64, PM=64, warps=4),        # frame to pooled map of block 1
-    pool2=dict(G=132*3, BM=128, PM=64, warps=4),       # convolution + pool of block 2
-    pool3=dict(G=132*3, BM=128, PM=64, warps=4),
-    res1=dict(G=132*4, BM=128, PY=2, warps=4),         # residual convolutions of block 1 (16 channels, 32x32)
-    res2=dict(G=132*2, BM=128, PY=1, warps=4),         # (32 channels, 16x16)
-    res3=dict(G=132*2, BM=128, PY=1, warps=4),         # (32 channels, 8x8)
-    back1=dict(G=132*2, BM=128, PY=2, warps=8),        # their gradients
+    conv1=dict(G=132*4, BM=64, PM=128, warps=4),             # frame to pooled map of block 1
+    pool2=dict(G=132*3, BM=64, PM=128, warps=4),             # convolution + pool of block 2
+    pool3=dict(G=132*3, BM=64, PM=64, warps=4),
+    res1=dict(G=132*4, BM=64, PY=2, warps=4),               # residual convolutions of block 1 (16 channels, 32x32)
+    res2=dict(G=132*2, BM=64, PY=1, warps=4),               # (32 channels, 16x16)
+    res3=dict(G=132*2, BM=64, PY=1, warps=4),               # (32 channels, 8x8)
+    back1=dict(G=132*2, BM=128, PY=1, warps=8, maxnreg=128),# their gradients
     back2=dict(G=132, BM=128, PY=1, warps=8),
     back3=dict(G=132, BM=128, PY=1, warps=8),
-    unpool3=dict(G=132, BM=128, PM=64, PY=1, warps=8), # gradients of the convolutions before a pool
-    unpool2=dict(G=132*2, BM=128, PM=64, PY=1, warps=8),
-    grad1=dict(G=132*4, BM=128, PM=64, warps=4),       # weight gradient of the first convolution
+    unpool3=dict(G=132, BM=128, PM=64, PY=1, warps=8),      # gradients of the convolutions before a pool
+    unpool2=dict(G=132, BM=128, PM=128, PY=1, warps=8),
+    grad1=dict(G=132*2, BM=128, PM=128, warps=8),            # weight gradient of the first convolution
     fc=dict(BM=64, BN=64, BK=64, warps=4, stages=3),
     head=dict(BM=64, warps=4),
-    dhead=dict(G=66, BM=64, warps=4),
+    dhead=dict(G=66, BM=32, warps=8),
     dfc=dict(BM=64, BN=64, BK=64, warps=4, stages=3),
     dfeat=dict(G=33, BM=64, BK=64, warps=8),
     reduce=dict(BE=64, BR=16, warps=4))
 
-def _config(warps=4, stages=2): return dict(num_warps=warps, num_stages=stages)
+def _options(c): return dict(num_warps=c['warps'], num_stages=c.get('stages', 1), **({'maxnreg': c['maxnreg']} if c.get('maxnreg') else {}))
 
 # ---------------------------------------------------------------- kernels
 
@@ -43,15 +45,19 @@ def _gather(flat, idx, out, n, BLOCK:tl.constexpr):
     tl.store(out+i, v.to(out.dtype.element_ty), mask=i<n)
 
 @triton.jit
-def _stage(frames, id, x, y0, ROWS:tl.constexpr):
-    "Rows y0 .. y0+ROWS-1 of a uint8 frame to scratch (ROWS, 66, 4), as whole numbers; rows outside are zeros"
+def _rows(frames, id, y0, r):
+    "Rows y0+r of a uint8 frame, as (row, 64*4); zeros outside and in the fourth channel"
     k = tl.arange(0, 256)
-    src = frames + id*12288
-    for r0 in range(0, ROWS, 2):
-        r = r0 + tl.arange(0, 2)
-        ok = ((y0+r>=0) & (y0+r<64))[:,None] & (k%4<3)[None,:]
-        v = tl.load(src + (y0+r)[:,None]*192 + (k//4*3+k%4)[None,:], mask=ok, other=0)
-        tl.store(x + (r*264)[:,None] + (4+k)[None,:], v.to(tl.float32).to(x.dtype.element_ty))
+    ok = ((y0+r>=0) & (y0+r<64))[:,None] & (k%4<3)[None,:]
+    return tl.load(frames + id*12288 + (y0+r)[:,None]*192 + (k//4*3+k%4)[None,:], mask=ok, other=0)
+
+@triton.jit
+def _stage(frames, id, x, y0, MORE:tl.constexpr):
+    "Rows y0 .. y0+16+MORE-1 of a uint8 frame to scratch (16+MORE, 66, 4), as whole numbers"
+    k,r,s = tl.arange(0, 256), tl.arange(0, 16), 16+tl.arange(0, MORE)
+    a,b = _rows(frames, id, y0, r), _rows(frames, id, y0, s)
+    tl.store(x + (r*264)[:,None] + (4+k)[None,:], a.to(tl.float32).to(x.dtype.element_ty))
+    tl.store(x + (s*264)[:,None] + (4+k)[None,:], b.to(tl.float32).to(x.dtype.element_ty))
 
 @triton.jit
 def _pool(u, at, row0, py, px, W:tl.constexpr, C:tl.constexpr):
@@ -82,7 +88,7 @@ def _conv1(frames, ids, w, b, out, arg, count, scratch, SCRATCH, G, BM:tl.conste
     bias = tl.load(b + n%16).to(tl.float32)
     for unit in range(pid, count*4, G):
         f,s = unit//4, unit%4
-        _stage(frames, tl.load(ids+f).to(tl.int64), x, 16*s-2, 20)
+        _stage(frames, tl.load(ids+f).to(tl.int64), x, 16*s-2, 4)
         tl.debug_barrier()
         for t in range(320//BM):
             m = t*BM + tl.arange(0, BM)
@@ -135,7 +141,11 @@ def _conv_pool(x, w, b, out, arg, count, scratch, SCRATCH, G, H:tl.constexpr, CI
         tl.debug_barrier()
 
 @triton.jit
-def _relu(x): return tl.maximum(x, 0.).to(x.dtype)
+def _relu(x):
+    "max(x, 0), NaN stays; bfloat16 two at a time, which tl.maximum would do in float32"
+    if _ASM and x.dtype==tl.bfloat16: y = tl.inline_asm_elementwise('{ .reg .b32 z; mov.b32 z, 0; max.NaN.bf16x2 $0, $1, z; }', '=r,r', [x], dtype=tl.bfloat16, is_pure=True, pack=2)
+    else: y = tl.where(x<0, 0., x).to(x.dtype)
+    return y
 
 @triton.jit
 def _conv(x, w, b, res, out, count, G, H:tl.constexpr, C:tl.constexpr, PY:tl.constexpr, RELU_IN:tl.constexpr, RELU_OUT:tl.constexpr,
@@ -157,15 +167,17 @@ def _conv(x, w, b, res, out, count, G, H:tl.constexpr, C:tl.constexpr, PY:tl.con
         f,r = m//Q, m%Q
         base = (f*S*S + r//(H//2)*(PY*S) + r%(H//2)*2)*C
         a = x + base[:,None] + k[None,:]
-        a0,a1,a2 = tl.load(a), tl.load(a+S*C), tl.load(a+2*S*C)
-        if RELU_IN: a0,a1,a2 = _relu(a0), _relu(a1), _relu(a2)
+        a0,a1 = tl.load(a), tl.load(a+S*C) # The next ones find most of their numbers in the cache
+        if RELU_IN: a0,a1 = _relu(a0), _relu(a1)
         acc = tl.dot(a0, w0, input_precision=PREC)
+        a2 = tl.load(a+2*S*C)
+        if RELU_IN: a2 = _relu(a2)
         acc = tl.dot(a1, w1, acc, input_precision=PREC)
-        acc = tl.dot(a2, w2, acc, input_precision=PREC)
         if PY==2:
             a3 = tl.load(a+3*S*C)
             if RELU_IN: a3 = _relu(a3)
-            acc = tl.dot(a3, w3, acc, input_precision=PREC)
+        acc = tl.dot(a2, w2, acc, input_precision=PREC)
+        if PY==2: acc = tl.dot(a3, w3, acc, input_precision=PREC)
         acc += bias[None,:]
         at = (base + (S+1)*C)[:,None] + inner[None,:]
         if RES: acc += tl.load(res+at).to(tl.float32)
@@ -227,20 +239,19 @@ def _conv_back(d, x, w, res, dx, arg, part, count, scratch, SCRATCH, G, H:tl.con
             origin = r//(H//2)*(PY*S) + r%(H//2)*2
             at = ((f0+f)*S*S + origin + S+1)[:,None]*CX + inner[None,:]
             a = u + (f*S*S + origin)[:,None]*CD + k[None,:]
-            if BM<=Q:
-                xq = tl.load(x+at)
-                d0,d1,d2 = tl.load(a), tl.load(a+S*CD), tl.load(a+2*S*CD)
-                if PY==2: d3 = tl.load(a+3*S*CD)
-            else:
-                ok = (f<count)[:,None]
-                xq = tl.load(x+at, mask=ok, other=0.)
-                d0,d1,d2 = tl.load(a, mask=ok, other=0.), tl.load(a+S*CD, mask=ok, other=0.), tl.load(a+2*S*CD, mask=ok, other=0.)
-                if PY==2: d3 = tl.load(a+3*S*CD, mask=ok, other=0.)
+            ok = (f<count)[:,None]
+            if BM<=Q: xq,d0,d1 = tl.load(x+at), tl.load(a), tl.load(a+S*CD)
+            else: xq,d0,d1 = tl.load(x+at, mask=ok, other=0.), tl.load(a, mask=ok, other=0.), tl.load(a+S*CD, mask=ok, other=0.)
             xr = _relu(xq) if MASK else xq
             acc = tl.dot(d0, w0, input_precision=PREC)
             g0 = tl.dot(tl.trans(d0), xr, g0, input_precision=PREC)
+            if BM<=Q: d2 = tl.load(a+2*S*CD)
+            else: d2 = tl.load(a+2*S*CD, mask=ok, other=0.)
             acc = tl.dot(d1, w1, acc, input_precision=PREC)
             g1 = tl.dot(tl.trans(d1), xr, g1, input_precision=PREC)
+            if PY==2:
+                if BM<=Q: d3 = tl.load(a+3*S*CD)
+                else: d3 = tl.load(a+3*S*CD, mask=ok, other=0.)
             acc = tl.dot(d2, w2, acc, input_precision=PREC)
             g2 = tl.dot(tl.trans(d2), xr, g2, input_precision=PREC)
             if PY==2:
@@ -273,7 +284,7 @@ def _conv1_back(frames, ids, d, arg, part, count, scratch, SCRATCH, G, BM:tl.con
     g = tl.zeros((64, 64), tl.float32)
     for unit in range(pid, count*4, G):
         f,s = unit//4, unit%4
-        _stage(frames, tl.load(ids+f).to(tl.int64), x, 16*s-1, 18)
+        _stage(frames, tl.load(ids+f).to(tl.int64), x, 16*s-1, 2)
         for t in range(256//PM):
             py,px,u00,u01,u10,u11 = _unpool(d, arg, u, f, s*(256//PM)+t, 32, 16, PM)
             at = u + ((py-8*s)*32+px)[:,None]*64 + c[None,:]
@@ -443,11 +454,11 @@ def _sources(index):
 
 class FusedImpala:
     "Answers and gradients of the IMPALA network for up to `capacity` frames, in buffers allocated once"
-    def __init__(self, capacity:int, device, dtype=torch.bfloat16, config=None):
+    def __init__(self, capacity:int, device, dtype=torch.bfloat16, config=None, prec=None):
         assert capacity>=1 and (capacity+4)*33*33*16<2**31
         self.capacity,self.device,self.dtype = capacity, torch.device(device), dtype
         self.config = {k: {**v, **(config or {}).get(k, {})} for k,v in CONFIG.items()}
-        self.prec = 'ieee' if dtype==torch.float32 else 'tf32'
+        self.prec = prec or ('tf32x3' if dtype==torch.float32 else 'tf32')
         cap,c = -(-capacity//4)*4, self.config # A product's rows may end beyond the last frame
         zeros = lambda n,dtype=dtype: torch.zeros(n, dtype=dtype, device=self.device)
         maps = lambda h,ch: zeros((cap*(h+1)**2 + 2*h+8)*ch)
@@ -518,13 +529,7 @@ class FusedImpala:
             n = idx.shape[2]
             partial(name, c[kernel]['G'], idx.size+n, _sources(idx), bias(before, ch, n, idx.size))
         G = c['dfeat']['G']*8
-        partial('features', G, 256, *[]) if False else None
-        place = span(chain[-1]+'.bias')
-        self.part['features'] = (base, G*256)
-        for half in (0,): # 8 pixels a row: as 8 programs of 32 numbers each
-            dst.append(place); src.append(np.concatenate([base+np.arange(32)[None], np.full((3,32), -1)]))
-            rows.append(np.full(32, G*8)); stride.append(np.full(32, 32))
-        base += G*256
+        partial('features', G*8, 32, (span(chain[-1]+'.bias'), np.arange(32)[None])) # 8 pixels a row: as 8 programs of 32 numbers each
         heads = np.concatenate([span('fc_policy.weight'), span('fc_value.weight')])
         headb = np.concatenate([span('fc_policy.bias'), span('fc_value.bias')])
         partial('heads', c['dhead']['G'], 4368, (heads.ravel(), np.arange(4096)[None]), (headb, 4096+np.arange(16)[None]),
@@ -537,7 +542,7 @@ class FusedImpala:
 
     def _launch(self, name):
         c = self.config[name]
-        return {k: c[k] for k in ('BM','PM') if k in c}, _config(c['warps'], c.get('stages', 2)), c.get('G')
+        return {**{k: c[k] for k in ('BM','PM') if k in c}, 'PREC': c.get('prec', self.prec)}, _options(c), c.get('G')
 
     def prepare(self, weights):
         "Weights float32 by name, into the kernels' layouts"
@@ -552,19 +557,19 @@ class FusedImpala:
         w,p = self.w, self.prec
         k,o,G = self._launch('conv1')
         _conv1[(G,)](frames, ids, w['f1'], w['embedder.block1.conv.bias'], self.maps[1][0], self.arg[1], count, self.scratch['conv1'], self.scratch_sizes['conv1'], G,
-                     PREC=p, **k, **o)
+                     **k, **o)
         for b,(h,ch) in enumerate(((32,16),(16,32),(8,32)), 1):
             name = f'embedder.block{b}'
             if b>1:
                 k,o,G = self._launch(f'pool{b}')
                 _conv_pool[(G,)](self.maps[b-1][4], w[f'f{b}'], w[name+'.conv.bias'], self.maps[b][0], self.arg[b], count, self.scratch[f'pool{b}'],
-                                 self.scratch_sizes[f'pool{b}'], G, H=2*h, CI=16 if b==2 else 32, CO=32, PY=1, PREC=p, **k, **o)
+                                 self.scratch_sizes[f'pool{b}'], G, H=2*h, CI=16 if b==2 else 32, CO=32, PY=1, **k, **o)
             k,o,G = self._launch(f'res{b}')
             m = self.maps[b]
             for i,r in enumerate(('res1','res2')):
                 x,a,y = m[2*i:2*i+3]
                 n = f'{name}.{r}.conv'
-                s = dict(H=h, C=ch, PY=self.config[f'res{b}']['PY'], PREC=p, **k, **o)
+                s = dict(H=h, C=ch, PY=self.config[f'res{b}']['PY'], **k, **o)
                 _conv[(G,)](x, w[f'f{n}1'], w[f'{n}1.bias'], x, a, count, G, RELU_IN=True, RELU_OUT=True, RES=False, **s)
                 _conv[(G,)](a, w[f'f{n}2'], w[f'{n}2.bias'], x, y, count, G, RELU_IN=False, RELU_OUT=False, RES=True, **s)
         c = self.config['fc']
@@ -588,7 +593,7 @@ class FusedImpala:
         for b,(h,ch) in reversed(list(enumerate(((32,16),(16,32),(8,32)), 1))):
             name,m,(d,e) = f'embedder.block{b}', self.maps[b], self.grad[b]
             k,o,G = self._launch(f'back{b}')
-            s = dict(H=h, CD=ch, CX=ch, PY=self.config[f'back{b}']['PY'], MASK=True, UNPOOL=False, PREC=p, PM=16, **k, **o)
+            s = dict(H=h, CD=ch, CX=ch, PY=self.config[f'back{b}']['PY'], MASK=True, UNPOOL=False, PM=16, **k, **o)
             for i,r in ((1,'res2'),(0,'res1')):
                 n = f'{name}.{r}.conv'
                 _conv_back[(G,)](d, m[2*i+1], w[f'b{n}2'], d, e, self.arg[b], part[f'{n}2'], count, e, 0, G, RES=False, **s)
@@ -597,10 +602,10 @@ class FusedImpala:
                 k,o,G = self._launch(f'unpool{b}')
                 _conv_back[(G,)](d, self.maps[b-1][4], w[f'b{b}'], d, self.grad[b-1][0], self.arg[b], part[name+'.conv'], count, self.scratch[f'unpool{b}'],
                                  self.scratch_sizes[f'unpool{b}'], G, H=2*h, CD=32, CX=16 if b==2 else 32, PY=self.config[f'unpool{b}']['PY'], MASK=False, RES=False,
-                                 UNPOOL=True, PREC=p, **k, **o)
+                                 UNPOOL=True, **k, **o)
         k,o,G = self._launch('grad1')
         _conv1_back[(G,)](self.frames, self.ids, self.grad[1][0], self.arg[1], part['embedder.block1.conv'], count, self.scratch['grad1'], self.scratch_sizes['grad1'], G,
-                          PREC=p, **k, **o)
+                          **k, **o)
         c,n = self.config['reduce'], len(self.dst)
         _reduce[(triton.cdiv(n, c['BE']),)](self.partials, self.src, self.dst, self.rows, self.stride, self.flat_grad, n, SRC=4, BE=c['BE'], BR=c['BR'], num_warps=c['warps'])
         torch._foreach_copy_([grads[n] for n in SHAPES], [self.flat_grad[STARTS[n]:STARTS[n]+int(np.prod(s))].view(s) for n,s in SHAPES.items()])
