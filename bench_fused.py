@@ -44,11 +44,12 @@ def frames(S=4000, seed=0):
             a,b = g.integers(0, 52, 2); x[i,a:a+12,b:b+12] = g.integers(0, 256, 3)
     return torch.from_numpy(x[g.permutation(S)]).cuda()
 
-def reference(p, x, dout, chunk=250):
+def reference(p, x, dout, chunk=250, amp=False):
     p.zero_grad()
     out = []
     for f,d in zip(x.split(chunk), dout.split(chunk)):
-        o = p(f); o.backward(d); out.append(o.detach())
+        with torch.autocast('cuda', torch.bfloat16, enabled=amp): o = p(f)
+        o.backward(d); out.append(o.detach())
     return torch.cat(out), torch.cat([q.grad.reshape(-1) for q in p.parameters()])
 
 FP32 = {**{k: dict(BM=32, maxnreg=0, prec='ieee') for k in ('back1','back2','back3')}, **{k: dict(BM=32, PM=32, prec='ieee') for k in ('unpool2','unpool3')}, 'dfeat': dict(BM=32, BK=32)}
@@ -71,13 +72,16 @@ def check(dtype, capacity, counts, table, limit, config=None):
         again = f.forward(w, table, ids, count).clone(); f.backward(dout, grads)
         same = bool((out==again).all()) and bool((g1==fg).all())
         ro,rg = reference(p, table[ids[:n]], dout[:n])
-        e = float((out[:n]-ro).norm()/ro.norm())
-        errs = {k: float((a-b).norm()/b.norm()) for (k,a),b in zip(views(g1).items(), views(rg).values())}
+        err = lambda o,g: {'answers': float((o[:n]-ro).norm()/ro.norm()), **{k: float((a-b).norm()/b.norm().clamp_min(1e-20)) for (k,a),b in zip(views(g).items(), views(rg).values())}}
+        errs = err(out, g1)
+        plain = err(*reference(p, table[ids[:n]], dout[:n], amp=True)) if dtype==torch.bfloat16 else {k: 0. for k in errs} # The same frames in PyTorch's bfloat16
+        bad = {k: f'{v:.1e} (plain {plain[k]:.1e})' for k,v in errs.items() if not v<=limit+1.5*plain[k]}
         k = max(errs, key=lambda k: errs[k] if errs[k]==errs[k] else 9e9)
         one = f.forward(w, table, ids[n-1:n].repeat(capacity), torch.tensor(1, dtype=torch.int32, device='cuda'))[0]
-        good = e<limit and errs[k]<limit and same and bool((out[n:]==0).all()) and bool((one==out[n-1]).all())
-        print(f"{'ok ' if good else 'BAD'} {str(dtype)[6:]} count {n}: answers {e:.1e}, gradient {float((g1-rg).norm()/rg.norm()):.1e}, worst {k} {errs[k]:.1e}, same bits twice {same}, alone {bool((one==out[n-1]).all())}", flush=True)
-        if not good: print('    ', {k: f'{v:.1e}' for k,v in errs.items() if not v<limit})
+        alone,zero = bool((one==out[n-1]).all()), bool((out[n:]==0).all())
+        total = float((g1-rg).norm()/rg.norm())
+        print(f"{'ok ' if not bad and same and alone and zero else 'BAD'} {str(dtype)[6:]} count {n}: answers {errs['answers']:.1e} (plain {plain['answers']:.1e}), gradient {total:.1e}, worst {k} {errs[k]:.1e} (plain {plain[k]:.1e}), same bits twice {same}, alone {alone}, zeros {zero}", flush=True)
+        if bad: print('    ', bad)
 
 def graph(fn):
     s = torch.cuda.Stream(); s.wait_stream(torch.cuda.current_stream())
@@ -153,7 +157,7 @@ def main():
     table,counts = frames(), (950, 2000, 3000)
     print(torch.cuda.get_device_name(), torch.__version__, F.triton.__version__)
     if 'check' in what:
-        check(torch.bfloat16, 3072, (1, 37, 950, 3000), table, 5e-2)
+        check(torch.bfloat16, 3072, (1, 37, 950, 3000), table, 5e-3)
         print(f'{time.time()-t0:.0f} s', flush=True)
     if 'time' in what:
         times(table, counts, kernels='kernels' in what)

@@ -37,6 +37,13 @@ def _options(c): return dict(num_warps=c['warps'], num_stages=c.get('stages', 1)
 # ---------------------------------------------------------------- kernels
 
 @triton.jit
+def _dot(a, b, acc, PREC:tl.constexpr):
+    "a b + acc; the interpreter cannot multiply bfloat16"
+    if _ASM: y = tl.dot(a, b, acc, input_precision=PREC)
+    else: y = tl.dot(a.to(tl.float32), b.to(tl.float32), acc)
+    return y
+
+@triton.jit
 def _gather(flat, idx, out, n, BLOCK:tl.constexpr):
     "out[i] = flat[idx[i]], or 0 where idx is negative"
     i = tl.program_id(0)*BLOCK + tl.arange(0, BLOCK)
@@ -94,7 +101,7 @@ def _conv1(frames, ids, w, b, out, arg, count, scratch, SCRATCH, G, BM:tl.conste
             m = t*BM + tl.arange(0, BM)
             q,j = m//32, m%32
             a = tl.load(x + (q*528 + j*8)[:,None] + (k//16*264 + k%16)[None,:])
-            acc = tl.dot(a, wk, input_precision=PREC)*(1/255) + bias[None,:]
+            acc = _dot(a, wk, None, PREC)*(1/255) + bias[None,:]
             tl.store(u + (q*2048 + j*32)[:,None] + (n//32*1024 + n%32)[None,:], acc.to(u.dtype.element_ty))
         tl.debug_barrier()
         for t in range(256//PM):
@@ -126,10 +133,10 @@ def _conv_pool(x, w, b, out, arg, count, scratch, SCRATCH, G, H:tl.constexpr, CI
             m = t*BM + tl.arange(0, BM)
             ty,tx = m//P*PY, m%P*2
             a = x + (f*S*S + ty*S + tx)[:,None]*CI + k[None,:]
-            acc = tl.dot(tl.load(a), w0, input_precision=PREC)
-            acc = tl.dot(tl.load(a+S*CI), w1, acc, input_precision=PREC)
-            acc = tl.dot(tl.load(a+2*S*CI), w2, acc, input_precision=PREC)
-            if PY==2: acc = tl.dot(tl.load(a+3*S*CI), w3, acc, input_precision=PREC)
+            acc = _dot(tl.load(a), w0, None, PREC)
+            acc = _dot(tl.load(a+S*CI), w1, acc, PREC)
+            acc = _dot(tl.load(a+2*S*CI), w2, acc, PREC)
+            if PY==2: acc = _dot(tl.load(a+3*S*CI), w3, acc, PREC)
             tl.store(u + (ty*H + tx)[:,None]*CO + (n//(2*CO)*(H*CO) + n%(2*CO))[None,:], (acc+bias[None,:]).to(u.dtype.element_ty))
         tl.debug_barrier()
         for t in range(P*P//PM):
@@ -144,7 +151,7 @@ def _conv_pool(x, w, b, out, arg, count, scratch, SCRATCH, G, H:tl.constexpr, CI
 def _relu(x):
     "max(x, 0), NaN stays; bfloat16 two at a time, which tl.maximum would do in float32"
     if _ASM and x.dtype==tl.bfloat16: y = tl.inline_asm_elementwise('{ .reg .b32 z; mov.b32 z, 0; max.NaN.bf16x2 $0, $1, z; }', '=r,r', [x], dtype=tl.bfloat16, is_pure=True, pack=2)
-    else: y = tl.where(x<0, 0., x).to(x.dtype)
+    else: y = tl.where(x.to(tl.float32)<0, 0., x.to(tl.float32)).to(x.dtype)
     return y
 
 @triton.jit
@@ -169,15 +176,15 @@ def _conv(x, w, b, res, out, count, G, H:tl.constexpr, C:tl.constexpr, PY:tl.con
         a = x + base[:,None] + k[None,:]
         a0,a1 = tl.load(a), tl.load(a+S*C) # The next ones find most of their numbers in the cache
         if RELU_IN: a0,a1 = _relu(a0), _relu(a1)
-        acc = tl.dot(a0, w0, input_precision=PREC)
+        acc = _dot(a0, w0, None, PREC)
         a2 = tl.load(a+2*S*C)
         if RELU_IN: a2 = _relu(a2)
-        acc = tl.dot(a1, w1, acc, input_precision=PREC)
+        acc = _dot(a1, w1, acc, PREC)
         if PY==2:
             a3 = tl.load(a+3*S*C)
             if RELU_IN: a3 = _relu(a3)
-        acc = tl.dot(a2, w2, acc, input_precision=PREC)
-        if PY==2: acc = tl.dot(a3, w3, acc, input_precision=PREC)
+        acc = _dot(a2, w2, acc, PREC)
+        if PY==2: acc = _dot(a3, w3, acc, PREC)
         acc += bias[None,:]
         at = (base + (S+1)*C)[:,None] + inner[None,:]
         if RES: acc += tl.load(res+at).to(tl.float32)
@@ -243,21 +250,21 @@ def _conv_back(d, x, w, res, dx, arg, part, count, scratch, SCRATCH, G, H:tl.con
             if BM<=Q: xq,d0,d1 = tl.load(x+at), tl.load(a), tl.load(a+S*CD)
             else: xq,d0,d1 = tl.load(x+at, mask=ok, other=0.), tl.load(a, mask=ok, other=0.), tl.load(a+S*CD, mask=ok, other=0.)
             xr = _relu(xq) if MASK else xq
-            acc = tl.dot(d0, w0, input_precision=PREC)
-            g0 = tl.dot(tl.trans(d0), xr, g0, input_precision=PREC)
+            acc = _dot(d0, w0, None, PREC)
+            g0 = _dot(tl.trans(d0), xr, g0, PREC)
             if BM<=Q: d2 = tl.load(a+2*S*CD)
             else: d2 = tl.load(a+2*S*CD, mask=ok, other=0.)
-            acc = tl.dot(d1, w1, acc, input_precision=PREC)
-            g1 = tl.dot(tl.trans(d1), xr, g1, input_precision=PREC)
+            acc = _dot(d1, w1, acc, PREC)
+            g1 = _dot(tl.trans(d1), xr, g1, PREC)
             if PY==2:
                 if BM<=Q: d3 = tl.load(a+3*S*CD)
                 else: d3 = tl.load(a+3*S*CD, mask=ok, other=0.)
-            acc = tl.dot(d2, w2, acc, input_precision=PREC)
-            g2 = tl.dot(tl.trans(d2), xr, g2, input_precision=PREC)
+            acc = _dot(d2, w2, acc, PREC)
+            g2 = _dot(tl.trans(d2), xr, g2, PREC)
             if PY==2:
-                acc = tl.dot(d3, w3, acc, input_precision=PREC)
-                g3 = tl.dot(tl.trans(d3), xr, g3, input_precision=PREC)
-            if MASK: acc = tl.where(xq>0, acc, 0.)
+                acc = _dot(d3, w3, acc, PREC)
+                g3 = _dot(tl.trans(d3), xr, g3, PREC)
+            if MASK: acc = tl.where(xq.to(tl.float32)>0, acc, 0.)
             if BM<=Q:
                 if RES: acc += tl.load(res+at).to(tl.float32)
                 tl.store(dx+at, acc.to(dx.dtype.element_ty))
@@ -297,7 +304,7 @@ def _conv1_back(frames, ids, d, arg, part, count, scratch, SCRATCH, G, BM:tl.con
             m = t*BM + tl.arange(0, BM)
             a = tl.load(x + (m//32*528 + m%32*8)[:,None] + (k//16*264 + k%16)[None,:])
             dq = tl.load(u + m[:,None]*64 + k[None,:])
-            g = tl.dot(tl.trans(a), dq, g, input_precision=PREC)
+            g = _dot(tl.trans(a), dq, g, PREC)
         tl.debug_barrier()
     tl.store(part + pid*4096 + k[:,None]*64 + k[None,:], g*(1/255))
 
@@ -315,7 +322,7 @@ def _fc(x, w, b, h, count, BM:tl.constexpr, BN:tl.constexpr, BK:tl.constexpr, PR
         off = (row+1)*288 + 32 + i%(256//BK)*BK
         a = tl.load(x + m[:,None]*2592 + (off+k)[None,:], mask=ok, other=0.)
         wk = tl.load(w + (i*BK+k)[:,None]*256 + n[None,:])
-        acc = tl.dot(_relu(a), wk, acc, input_precision=PREC)
+        acc = _dot(_relu(a), wk, acc, PREC)
     acc = tl.maximum(acc + tl.load(b+n).to(tl.float32)[None,:], 0.)
     tl.store(h + m[:,None]*256 + n[None,:], acc.to(h.dtype.element_ty), mask=ok)
 
@@ -325,7 +332,7 @@ def _head(h, w, b, out, count, capacity, BM:tl.constexpr, PREC:tl.constexpr):
     count = tl.load(count)
     m,n,k = tl.program_id(0)*BM+tl.arange(0, BM), tl.arange(0, 16), tl.arange(0, 256)
     a = tl.load(h + m[:,None]*256 + k[None,:], mask=(m<count)[:,None], other=0.)
-    acc = tl.dot(a, tl.load(w + k[:,None]*16 + n[None,:]), input_precision=PREC) + tl.load(b+n).to(tl.float32)[None,:]
+    acc = _dot(a, tl.load(w + k[:,None]*16 + n[None,:]), None, PREC) + tl.load(b+n).to(tl.float32)[None,:]
     tl.store(out + m[:,None]*16 + n[None,:], tl.where((m<count)[:,None], acc, 0.), mask=(m<capacity)[:,None])
 
 @triton.jit
@@ -341,9 +348,9 @@ def _head_back(dout, h, w, dh, part, count, G, BM:tl.constexpr, PREC:tl.constexp
         d = tl.load(dout + m[:,None]*16 + n[None,:], mask=ok, other=0.)
         hk = tl.load(h + m[:,None]*256 + k[None,:], mask=ok, other=0.)
         dd = d.to(h.dtype.element_ty)
-        acc = tl.where(hk>0, tl.dot(dd, wk, input_precision=PREC), 0.)
+        acc = tl.where(hk.to(tl.float32)>0, _dot(dd, wk, None, PREC), 0.)
         tl.store(dh + m[:,None]*256 + k[None,:], acc.to(dh.dtype.element_ty), mask=ok)
-        g = tl.dot(tl.trans(dd), hk, g, input_precision=PREC)
+        g = _dot(tl.trans(dd), hk, g, PREC)
         gb += tl.sum(d, 0)
         gh += tl.sum(acc, 0)
     p = part + pid*4368
@@ -363,7 +370,7 @@ def _fc_weight(dh, x, out, count, BM:tl.constexpr, BN:tl.constexpr, BK:tl.conste
         ok = (f<count)[:,None]
         a = tl.load(dh + f[:,None]*256 + m[None,:], mask=ok, other=0.)
         b = tl.load(x + f[:,None]*2592 + off[None,:], mask=ok, other=0.)
-        acc = tl.dot(tl.trans(a), _relu(b), acc, input_precision=PREC)
+        acc = _dot(tl.trans(a), _relu(b), acc, PREC)
     tl.store(out + m[:,None]*2048 + (j%32*64 + j//32)[None,:], acc)
 
 @triton.jit
@@ -379,9 +386,9 @@ def _fc_back(dh, w, x, dx, part, count, G, BM:tl.constexpr, BK:tl.constexpr, PRE
         for i in range(256//BK):
             a = tl.load(dh + m[:,None]*256 + (i*BK+k)[None,:], mask=ok, other=0.)
             wk = tl.load(w + (y*256+n)[None,:]*256 + (i*BK+k)[:,None])
-            acc = tl.dot(a, wk, acc, input_precision=PREC)
+            acc = _dot(a, wk, acc, PREC)
         at = m[:,None]*2592 + ((y+1)*288 + 32 + n)[None,:]
-        acc = tl.where(tl.load(x+at, mask=ok, other=0.)>0, acc, 0.)
+        acc = tl.where(tl.load(x+at, mask=ok, other=0.).to(tl.float32)>0, acc, 0.)
         tl.store(dx+at, acc.to(dx.dtype.element_ty), mask=ok)
         total += tl.sum(acc, 0)
     tl.store(part + (pid*8+y)*256 + n, total)
