@@ -188,7 +188,7 @@ def _conv(x, w, b, res, out, count, G, H:tl.constexpr, C:tl.constexpr, PY:tl.con
         acc += bias[None,:]
         at = (base + (S+1)*C)[:,None] + inner[None,:]
         if RES: acc += tl.load(res+at).to(tl.float32)
-        if RELU_OUT: acc = tl.maximum(acc, 0.)
+        if RELU_OUT: acc = tl.where(acc<0, 0., acc)
         if BM<=Q: tl.store(out+at, acc.to(out.dtype.element_ty))
         else: tl.store(out+at, acc.to(out.dtype.element_ty), mask=(f<count)[:,None])
 
@@ -323,7 +323,8 @@ def _fc(x, w, b, h, count, BM:tl.constexpr, BN:tl.constexpr, BK:tl.constexpr, PR
         a = tl.load(x + m[:,None]*2592 + (off+k)[None,:], mask=ok, other=0.)
         wk = tl.load(w + (i*BK+k)[:,None]*256 + n[None,:])
         acc = _dot(_relu(a), wk, acc, PREC)
-    acc = tl.maximum(acc + tl.load(b+n).to(tl.float32)[None,:], 0.)
+    acc += tl.load(b+n).to(tl.float32)[None,:]
+    acc = tl.where(acc<0, 0., acc)
     tl.store(h + m[:,None]*256 + n[None,:], acc.to(h.dtype.element_ty), mask=ok)
 
 @triton.jit
