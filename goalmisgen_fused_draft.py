@@ -30,7 +30,7 @@ CONFIG = dict(
     dhead=dict(G=66, BM=32, warps=8),
     dfc=dict(BM=64, BN=64, BK=64, warps=4, stages=3),
     dfeat=dict(G=33, BM=64, BK=64, warps=8),
-    reduce=dict(BE=64, BR=16, warps=4))
+    reduce=dict(BE=256, BR=8, warps=4))
 
 def _options(c): return dict(num_warps=c['warps'], num_stages=c.get('stages', 1), **({'maxnreg': c['maxnreg']} if c.get('maxnreg') else {}))
 
@@ -395,19 +395,26 @@ def _fc_back(dh, w, x, dx, part, count, G, BM:tl.constexpr, BK:tl.constexpr, PRE
     tl.store(part + (pid*8+y)*256 + n, total)
 
 @triton.jit
-def _reduce(part, src, dst, rows, stride, out, n, SRC:tl.constexpr, BE:tl.constexpr, BR:tl.constexpr):
-    "out[dst] = sum over programs and up to SRC places of their partial sums, in a fixed order"
-    e = tl.program_id(0)*BE + tl.arange(0, BE)
-    ok = e<n
-    rows,stride = tl.load(rows+e, mask=ok, other=0), tl.load(stride+e, mask=ok, other=0)
+def _fold(part, begin, rows, stride, width, to, out, BE:tl.constexpr, BR:tl.constexpr):
+    "Block b: out[to[b]:][:width[b]] = sum over rows[b] programs of their partial sums, in a fixed order"
+    b = tl.program_id(0)
+    begin,rows,stride,width,to = tl.load(begin+b), tl.load(rows+b), tl.load(stride+b), tl.load(width+b), tl.load(to+b)
+    e = tl.arange(0, BE)
     acc = tl.zeros((BR, BE), tl.float32)
-    most = tl.max(rows, 0)
-    for s in range(SRC):
-        at = tl.load(src+s*n+e, mask=ok, other=-1)
-        for r0 in range(0, most, BR):
-            r = r0 + tl.arange(0, BR)
-            acc += tl.load(part + (at[None,:]+r[:,None]*stride[None,:]), mask=(at>=0)[None,:] & (r[:,None]<rows[None,:]), other=0.)
-    tl.store(out + tl.load(dst+e, mask=ok, other=0), tl.sum(acc, 0), mask=ok)
+    for r0 in range(0, rows, BR):
+        r = r0 + tl.arange(0, BR)
+        acc += tl.load(part + begin + r[:,None]*stride + e[None,:], mask=(r<rows)[:,None] & (e<width)[None,:], other=0.)
+    tl.store(out+to+e, tl.sum(acc, 0), mask=e<width)
+
+@triton.jit
+def _spread(sums, src, dst, out, n, SRC:tl.constexpr, BE:tl.constexpr):
+    "out[dst] = sum of up to SRC of the sums"
+    e = tl.program_id(0)*BE + tl.arange(0, BE)
+    acc = tl.zeros((BE,), tl.float32)
+    for s in tl.static_range(SRC):
+        at = tl.load(src+s*n+e, mask=e<n, other=-1)
+        acc += tl.load(sums+at, mask=at>=0, other=0.)
+    tl.store(out + tl.load(dst+e, mask=e<n, other=0), acc, mask=e<n)
 
 # ---------------------------------------------------------------- tables
 
@@ -518,15 +525,15 @@ class FusedImpala:
         self.weights = torch.zeros(len(all), dtype=self.dtype, device=self.device)
         self.w = {n: self.weights[s:s+k] for n,(s,k) in self.w.items()}
         # Gradients: partial sums of each kernel, and who adds what to what
-        base,self.part,src,dst,rows,stride = 0, {}, [], [], [], []
+        base,folded,self.part,src,dst,blocks,BE = 0, 0, {}, [], [], [], c['reduce']['BE']
         def partial(name, G, size, *jobs):
-            nonlocal base
+            nonlocal base, folded
             self.part[name] = (base, G*size)
             for places,pos in jobs:
                 pos = np.concatenate([pos, np.full((4-len(pos), pos.shape[1]), -1)])
-                dst.append(places); src.append(np.where(pos>=0, pos+base, -1))
-                rows.append(np.full(len(places), G)); stride.append(np.full(len(places), size))
-            base += G*size
+                dst.append(places); src.append(np.where(pos>=0, pos+folded, -1))
+            blocks.extend((base+e, G, size, min(BE, size-e), folded+e) for e in range(0, size, BE))
+            base,folded = base+G*size, folded+size
         def bias(name, C, n, at): return span(name+'.bias'), at + np.arange(n).reshape(n//C, C)
         place,pos = _sources(_forward_index('embedder.block1.conv', 2, 4))
         partial('embedder.block1.conv', c['grad1']['G'], 4096, (place,pos))
@@ -544,7 +551,8 @@ class FusedImpala:
                 (span('embedder.fc.bias'), 4112+np.arange(256)[None]))
         assert base<2**31
         t = lambda x: torch.from_numpy(np.ascontiguousarray(x, np.int32)).to(self.device)
-        self.src,self.dst,self.rows,self.stride = t(np.concatenate(src, 1)), t(np.concatenate(dst)), t(np.concatenate(rows)), t(np.concatenate(stride))
+        self.src,self.dst,self.blocks = t(np.concatenate(src, 1)), t(np.concatenate(dst)), [t(a) for a in zip(*blocks)]
+        self.sums = torch.zeros(folded, dtype=torch.float32, device=self.device)
         self.partials = torch.zeros(base, dtype=torch.float32, device=self.device)
         self.part = {n: self.partials[s:s+k] for n,(s,k) in self.part.items()}
 
@@ -615,5 +623,6 @@ class FusedImpala:
         _conv1_back[(G,)](self.frames, self.ids, self.grad[1][0], self.arg[1], part['embedder.block1.conv'], count, self.scratch['grad1'], self.scratch_sizes['grad1'], G,
                           **k, **o)
         c,n = self.config['reduce'], len(self.dst)
-        _reduce[(triton.cdiv(n, c['BE']),)](self.partials, self.src, self.dst, self.rows, self.stride, self.flat_grad, n, SRC=4, BE=c['BE'], BR=c['BR'], num_warps=c['warps'])
+        _fold[(len(self.blocks[0]),)](self.partials, *self.blocks, self.sums, BE=c['BE'], BR=c['BR'], num_warps=c['warps'])
+        _spread[(triton.cdiv(n, 256),)](self.sums, self.src, self.dst, self.flat_grad, n, SRC=4, BE=256, num_warps=4)
         torch._foreach_copy_([grads[n] for n in SHAPES], [self.flat_grad[STARTS[n]:STARTS[n]+int(np.prod(s))].view(s) for n,s in SHAPES.items()])
