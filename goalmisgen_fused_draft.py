@@ -562,7 +562,8 @@ class FusedImpala:
 
     def prepare(self, weights):
         "Weights float32 by name, into the kernels' layouts"
-        torch.cat([weights[n].reshape(-1) for n in SHAPES], out=self.flat)
+        if isinstance(weights, dict): torch.cat([weights[n].reshape(-1) for n in SHAPES], out=self.flat)
+        else: self.flat = weights
         n = len(self.index)
         _gather[(triton.cdiv(n, 1024),)](self.flat, self.index, self.weights, n, BLOCK=1024, num_warps=4)
 
@@ -625,4 +626,5 @@ class FusedImpala:
         c,n = self.config['reduce'], len(self.dst)
         _fold[(len(self.blocks[0]),)](self.partials, *self.blocks, self.sums, BE=c['BE'], BR=c['BR'], num_warps=c['warps'])
         _spread[(triton.cdiv(n, 256),)](self.sums, self.src, self.dst, self.flat_grad, n, SRC=4, BE=256, num_warps=4)
-        torch._foreach_copy_([grads[n] for n in SHAPES], [self.flat_grad[STARTS[n]:STARTS[n]+int(np.prod(s))].view(s) for n,s in SHAPES.items()])
+        if isinstance(grads, dict): torch._foreach_copy_([grads[n] for n in SHAPES], [self.flat_grad[STARTS[n]:STARTS[n]+int(np.prod(s))].view(s) for n,s in SHAPES.items()])
+        else: grads.copy_(self.flat_grad)
