@@ -118,7 +118,7 @@ def test_more_random_numbers_than_foreseen():
 def test_levels_are_mazes(spec, seed):
     "One of each object, open ways from the start to all floor, the objects where the spec says, and as many loops as it says"
     levels = generate(spec, range(seed, seed+20))
-    for g, (x0, y0) in zip(levels.grid, levels.start):
+    for g, (x0, y0) in zip(levels.grid, levels.start.tolist()):
         assert x0 == y0 and g[y0, x0] == SPACE
         dim = spec.size - 2*int(x0)
         inner = g[x0:x0+dim, x0:x0+dim]

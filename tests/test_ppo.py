@@ -192,14 +192,3 @@ def test_metrics_reach_wandb(tmp_path, monkeypatch):
     assert logged[0]['name']=='agent-3' and logged[0]['config']['num_envs']==12 and logged[1]==(8,.5)
     monkeypatch.setitem(sys.modules, 'wandb', None)
     with pytest.raises(ValueError, match='pip install wandb'): tracker('wandb', tmp_path)
-
-
-def test_the_gpu_benchmark_runs_on_a_cpu(tmp_path):
-    "Who gets hold of a GPU should not be the first to run it"
-    out,script = tmp_path/'gpu.csv', Path(__file__).parents[1]/'bench'/'gpu.py'
-    args = f'--device cpu --workers 2 --iterations 1 --num-envs 4 --rollout 4 --out {out}'.split()
-    done = subprocess.run([sys.executable, script, *args], capture_output=True, text=True, timeout=600)
-    assert done.returncode==0, done.stderr
-    head,row = (line.split(',') for line in out.read_text().splitlines())
-    said = dict(zip(head, map(float, row)))
-    assert said['workers']==2 and said['seconds_per_iteration']>0 and .2<said['distinct']<=1

@@ -7,7 +7,7 @@ __all__ = ['NUM_ACTIONS', 'MAX_FILE', 'Add', 'ResidualBlock', 'ImpalaBlock', 'Im
            'save_weights', 'save_policy', 'load_policy']
 
 # %% ../../nbs/agents/10_impala.ipynb #74132c73
-import os, torch
+import os, threading, torch
 from pathlib import Path
 from torch import nn
 from ..core import atomic_path, require, write_json
@@ -59,13 +59,14 @@ class ImpalaCNN(nn.Module):
 
 # %% ../../nbs/agents/10_impala.ipynb #5c07673a
 NUM_ACTIONS = 15
+_GLOBAL_RNG = threading.Lock() # PyTorch's layers draw from one generator, which threads share
 
 class Policy(nn.Module):
     "IMPALA actor-critic. The weights depend on `seed` alone"
     def __init__(self, seed:int=0): # 0 <= seed < 2**63
         super().__init__()
         require(type(seed) is int and 0<=seed<2**63, 'seed', seed, 'an integer from 0 to 2**63 - 1')
-        with torch.random.fork_rng(devices=[]):
+        with _GLOBAL_RNG, torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.embedder = ImpalaCNN()
             self.fc_policy,self.fc_value = nn.Linear(256, NUM_ACTIONS), nn.Linear(256, 1)

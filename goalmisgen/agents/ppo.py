@@ -309,12 +309,22 @@ PPO.place = property(_get_place, _set_place, doc="Where the environments are")
 PPO.moments = property(_get_moments, _set_moments, doc="What the reward scale has seen")
 
 # %% ../../nbs/agents/13_ppo.ipynb #e17037ca
-@patch
-def before_round(self:PPO, folder):
-    "Keep the policy when a fifth of the training has been passed (or another share, see `checkpoints`)"
+@patch(as_prop=True)
+def current_lr(self:PPO) -> float:
+    "The learning rate of the next round"
+    return self.config.lr*(1-self.env_steps/self.config.env_steps)
+
+@patch(as_prop=True)
+def passes_checkpoint(self:PPO) -> bool:
+    "Has a fifth of the training just been passed (or another share, see `checkpoints`)?"
     c,t = self.config, self.env_steps
     passed = lambda t: t*c.checkpoints//c.env_steps
-    if c.checkpoints and (t==0 or passed(t)>passed(t-c.num_envs*c.rollout)): save_weights(self.policy, Path(folder)/f'step-{t}.safetensors')
+    return bool(c.checkpoints) and (t==0 or passed(t)>passed(t-c.num_envs*c.rollout))
+
+@patch
+def before_round(self:PPO, folder):
+    "Keep the policy if it is time for one"
+    if self.passes_checkpoint: save_weights(self.policy, Path(folder)/f'step-{self.env_steps}.safetensors')
 
 @patch
 def says(self:PPO) -> dict:

@@ -172,15 +172,15 @@ def train_agent(config, seeds:Seeds, folder, # Where the agent's files go
 def before_round(self:Learner, folder):
     "Called before each round; the place to keep a copy of the policy as it is"
 
-def _finish(learner, folder):
-    "Write the finished agent"
+def _finish(learner, folder, examined=None):
+    "Write the finished agent; `examined`: what `examine` says of it, if at hand"
     from goalmisgen import __version__
     c = learner.config
     write_atomic(folder/'metrics.csv', metrics_csv(learner.metrics))
     save_policy(learner.policy, folder, dict(
         format=1, algorithm=learner.algorithm, digest=learner.digest(), config=to_dict(c), seeds=to_dict(learner.seeds),
         precision=learner.precision, updates=learner.updates, **learner.says(),
-        training_levels=examine(learner.policy, c.goal, c.background, c.size, c.num_levels),
+        training_levels=examined or examine(learner.policy, c.goal, c.background, c.size, c.num_levels),
         versions=dict(goalmisgen=__version__, torch=torch.__version__)))
 
 # %% ../../nbs/agents/12_training.ipynb #2144f0d7

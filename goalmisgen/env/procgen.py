@@ -12,6 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from fastcore.basics import patch
 from ..core import require
+from .assets import installed_assets
 from .levels import Levels, make_levels
 from .objects import GoalObject, sprite
 
@@ -174,11 +175,18 @@ def read_levels(states:list) -> Levels:
     return make_levels((grid[...,None]==_CODES).argmax(-1), background, np.hstack([mice['x'],mice['y']]).astype(int), seeds)
 
 # %% ../../nbs/env/07_procgen.ipynb #d36f685b
+def _all_assets():
+    "The folder of all of Procgen's pictures, which only its package has"
+    folder = installed_assets()
+    if folder is None:
+        raise FileNotFoundError('The real engine is in the procgen package, which is not installed: '
+                                'pip install procgen-mirror (Python 3.11, 3.12) or procgen (before)')
+    return folder.resolve()
+
 def _asset_copy(folder, objects):
     "Fill the new `folder` with links to Procgen's pictures, and with our sprites for `objects`"
     from PIL import Image
-    from goalmisgen.env.render import asset_dir # here, so that the process of the engine does without torch
-    root,new = asset_dir().resolve(), dict(zip(('cheese.png','explosion1.png'), map(sprite, objects)))
+    root,new = _all_assets(), dict(zip(('cheese.png','explosion1.png'), map(sprite, objects)))
     (folder/'misc_assets').mkdir(parents=True)
     for path in [*root.iterdir(), *(root/'misc_assets').iterdir()]:
         at = folder/path.relative_to(root)

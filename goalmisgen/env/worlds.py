@@ -13,18 +13,17 @@ from ..core import require
 from .levels import MazeSpec
 from .maze import MazeEnv
 from .objects import COLOURS, GoalObject, SPRITE_SIZE, line_mask
-from .render import asset_dir
+from .assets import PICTURE_FILES, asset_dir
 
 # %% ../../nbs/env/08_worlds.ipynb #f283a2d2
-PICTURES = {'cheese':'misc_assets/cheese.png', 'star':'kenney/Items/star.png', 'shaded yellow gem':'kenney/Items/gemYellow.png',
-            'shaded red gem':'kenney/Items/gemRed.png'} # Procgen's, beside the wall and the mouse
+PICTURES = {n: PICTURE_FILES[n] for n in ('cheese', 'star', 'shaded yellow gem', 'shaded red gem')} # Procgen's, beside the wall and the mouse
 SUBSTITUTES = {'drawn yellow line':(255,216,0), 'drawn red line':COLOURS['red']} # The paper's line in the colours of hand-drawn ones
 
 # %% ../../nbs/env/08_worlds.ipynb #90b2c4f8
 @lru_cache
 def picture(name:str # One of `PICTURES` or `SUBSTITUTES`
             ) -> np.ndarray:
-    "An object that is no pure colour: uint8 (n, n, 4), RGBA, not writable. `ValueError` on an unknown name; needs the procgen package"
+    "An object that is no pure colour: uint8 (n, n, 4), RGBA, not writable. `ValueError` on an unknown name; `FileNotFoundError` as `asset_dir`"
     from PIL import Image
     require(name in PICTURES or name in SUBSTITUTES, 'picture', name, ', '.join((*PICTURES, *SUBSTITUTES)))
     if name in PICTURES:
