@@ -6,7 +6,7 @@
 __all__ = ['OLDEST_TRITON', 'SHARED_BYTES', 'NEEDS', 'LAUNCHES', 'TILED', 'PATCHED', 'SCRATCH', 'MOST_FRAMES', 'fused_available',
            'Launch', 'default_launches', 'check_launches', 'FusedImpala', 'FusedNetwork']
 
-# %% ../../nbs/agents/17_fused.ipynb #4e485161
+# %% ../../nbs/agents/17_fused.ipynb #1d3c50de
 import numpy as np
 import torch
 from dataclasses import dataclass, replace
@@ -17,7 +17,7 @@ from ..kernels.forward import HAS_TRITON, triton
 from ..kernels.patches import BLOCKS, NUM_PARAMETERS, SHAPES, STARTS
 from ..kernels.patches import fold_table, matrix_tables, packed, padded_pixels, partial_sums, spread_table
 
-# %% ../../nbs/agents/17_fused.ipynb #fb9c12f6
+# %% ../../nbs/agents/17_fused.ipynb #5654dda7
 OLDEST_TRITON, SHARED_BYTES = (3, 6), 128*1024
 NEEDS = 'the fused network needs Triton, which PyTorch for CUDA on Linux has: pip install "triton>=3.6"'
 
@@ -34,7 +34,7 @@ def fused_available(device='cuda') -> bool:
         return card.major>=8 and getattr(card, 'shared_memory_per_block_optin', SHARED_BYTES)>=SHARED_BYTES
     except Exception: return False
 
-# %% ../../nbs/agents/17_fused.ipynb #9f2fb31d
+# %% ../../nbs/agents/17_fused.ipynb #aac98ae2
 @dataclass(frozen=True)
 class Launch:
     "How a kernel is launched"
@@ -49,7 +49,7 @@ class Launch:
     max_registers:int|None = None # Of a thread; None leaves it to the compiler
     precision:str|None = None # Of products of float32: ieee, tf32x3; None for the network's
 
-# %% ../../nbs/agents/17_fused.ipynb #af8526d7
+# %% ../../nbs/agents/17_fused.ipynb #6d5f7882
 LAUNCHES = dict(
     first=Launch(528, pool_rows=128), # Frames to the first pooled maps
     pool2=Launch(528, pool_rows=128), # The convolutions at the head of the other blocks, with their pools
@@ -70,7 +70,7 @@ LAUNCHES = dict(
     first_back=Launch(264, rows=128, pool_rows=128, warps=8),
     fold=Launch(rows=16, columns=256, stages=3)) # Sums over programs
 
-# %% ../../nbs/agents/17_fused.ipynb #78f84e49
+# %% ../../nbs/agents/17_fused.ipynb #bec5fe8e
 def default_launches(dtype=torch.bfloat16) -> dict:
     "`LAUNCHES`, or what becomes of them in float32"
     if dtype==torch.bfloat16: return LAUNCHES
@@ -80,7 +80,7 @@ def default_launches(dtype=torch.bfloat16) -> dict:
     changes['features_back'] = dict(rows=32, depth=32)
     return {k: replace(v, **changes.get(k, {})) for k,v in LAUNCHES.items()}
 
-# %% ../../nbs/agents/17_fused.ipynb #6b5e2dfa
+# %% ../../nbs/agents/17_fused.ipynb #388afcd2
 TILED = dict(first=(320,256), pool2=(512,256), pool3=(128,64), # Patches, pooled pixels cut into tiles
              unpool2=(512,256), unpool3=(128,64), first_back=(256,256))
 
@@ -99,7 +99,7 @@ def check_launches(launches, known=LAUNCHES):
         for f, whole in zip(('rows','pool_rows'), TILED.get(name, ())):
             require(whole%getattr(c, f)==0, f'{name}.{f}', getattr(c, f), f'a divisor of {whole}')
 
-# %% ../../nbs/agents/17_fused.ipynb #549721a0
+# %% ../../nbs/agents/17_fused.ipynb #41217a11
 SCRATCH = dict(first=22*264+20*1024, first_back=18*264+256*64, # Numbers that a program needs for itself
                pool2=32*32*32, pool3=16*16*32, unpool2=34*33*32+64, unpool3=18*17*32+64)
 MOST_FRAMES = 2**31//(33*33*16)-64 # Kernels count numbers in 32 bits
@@ -122,7 +122,7 @@ class FusedImpala:
     def _zeros(self, *shape, dtype=None):
         return torch.zeros(shape, dtype=dtype or self.dtype, device=self.device)
 
-# %% ../../nbs/agents/17_fused.ipynb #4f633f07
+# %% ../../nbs/agents/17_fused.ipynb #74b43f72
 @patch
 def _rounded(self:FusedImpala, frames):
     "Room for tiles of residual convolutions that begin in the last frame"
@@ -130,7 +130,7 @@ def _rounded(self:FusedImpala, frames):
     step = max(tile(self.launches[f'res{b}'], height) for b, (height, _, _) in enumerate(BLOCKS, 1))
     return -(-frames//step)*step
 
-# %% ../../nbs/agents/17_fused.ipynb #ecfc94e2
+# %% ../../nbs/agents/17_fused.ipynb #8be3182d
 @patch
 def _make_buffers(self:FusedImpala):
     "Activations, gradients and the programs' own areas"
@@ -149,7 +149,7 @@ def _make_buffers(self:FusedImpala):
     shared = self._zeros(max(room['pool2'], room['pool3'])) # These two count on no zeros at a border
     self.scratch |= dict(pool2=shared, pool3=shared)
 
-# %% ../../nbs/agents/17_fused.ipynb #994151e7
+# %% ../../nbs/agents/17_fused.ipynb #15fead64
 @patch
 def _make_tables(self:FusedImpala):
     "Matrices and sums, and the tables that say where they come from and go to"
@@ -166,7 +166,7 @@ def _make_tables(self:FusedImpala):
     self.blocks = [on_device(row) for row in fold_table(partials.values(), self.launches['fold'].columns)]
     self.goals, self.sources = map(on_device, spread_table(partials.values()))
 
-# %% ../../nbs/agents/17_fused.ipynb #5eccb368
+# %% ../../nbs/agents/17_fused.ipynb #aa7bc846
 @patch
 def _start(self:FusedImpala, kernel, name, grid, *args, tiles=('BM',), **sizes):
     "Launch a kernel as `launches` says; `grid` is the number of programs, or two"
@@ -178,13 +178,13 @@ def _start(self:FusedImpala, kernel, name, grid, *args, tiles=('BM',), **sizes):
     sizes |= {t: known[t] for t in tiles}
     kernel[(grid,) if isinstance(grid, int) else grid](*args, **sizes, **options)
 
-# %% ../../nbs/agents/17_fused.ipynb #a99beb29
+# %% ../../nbs/agents/17_fused.ipynb #21892a6c
 @patch
 def _own(self:FusedImpala, name):
     "A kernel's scratch area, the size of a program's share, and the number of programs"
     return self.scratch[name], self.scratch_size[name], self.launches[name].programs
 
-# %% ../../nbs/agents/17_fused.ipynb #ec24e629
+# %% ../../nbs/agents/17_fused.ipynb #a36a03c4
 @patch
 def _head_of_block(self:FusedImpala, b, count):
     "Convolution and pool"
@@ -201,7 +201,7 @@ def _head_of_block(self:FusedImpala, b, count):
         sizes = dict(H=2*height, CI=before, CO=channels)
         self._start(forth.conv_pool, name, programs, self.maps[b-1][4], *out, *own, tiles=tiles, **sizes)
 
-# %% ../../nbs/agents/17_fused.ipynb #84d8eb1e
+# %% ../../nbs/agents/17_fused.ipynb #73082972
 @patch
 def _residual_blocks(self:FusedImpala, b, count):
     "Both residual blocks: maps 0 to 2, and 2 to 4"
@@ -216,7 +216,7 @@ def _residual_blocks(self:FusedImpala, b, count):
             sizes = dict(H=height, C=channels, PY=c.patch_rows, RELU_IN=first, RELU_OUT=first, SKIP=not first)
             self._start(forth.conv, name, c.programs, *args, **sizes)
 
-# %% ../../nbs/agents/17_fused.ipynb #0ed90fd4
+# %% ../../nbs/agents/17_fused.ipynb #ae71e255
 @patch
 def forward(self:FusedImpala,
     flat, # Parameters float32 (P,) side by side, in the order of `Policy.parameters()`
@@ -234,7 +234,7 @@ def forward(self:FusedImpala,
     self._answer(count)
     return self.answers
 
-# %% ../../nbs/agents/17_fused.ipynb #6e3c0f73
+# %% ../../nbs/agents/17_fused.ipynb #0f6b4ca1
 @patch
 def _answer(self:FusedImpala, count):
     "From the last maps to features and answers"
@@ -245,7 +245,7 @@ def _answer(self:FusedImpala, count):
     args = self.features, m['answers','forward'], m['answers','bias'], self.answers, count, self.capacity
     self._start(forth.answers, 'answers', triton.cdiv(self.capacity, self.launches['answers'].rows), *args)
 
-# %% ../../nbs/agents/17_fused.ipynb #d501a672
+# %% ../../nbs/agents/17_fused.ipynb #25feadd3
 @patch
 def _answers_back(self:FusedImpala, slope, grad):
     "From the answers to the last maps"
@@ -261,7 +261,7 @@ def _answers_back(self:FusedImpala, slope, grad):
     args = dh, m['features','forward'], last, self.slopes[3][0], self.parts['features'], count, programs
     self._start(back.features_back, 'features_back', (programs,8), *args, tiles=('BM','BK'))
 
-# %% ../../nbs/agents/17_fused.ipynb #a8ee7a74
+# %% ../../nbs/agents/17_fused.ipynb #a891d18e
 @patch
 def _residual_blocks_back(self:FusedImpala, b):
     "From map 4 of a block to map 0; the gradient of each residual block's output makes way for its input's"
@@ -276,7 +276,7 @@ def _residual_blocks_back(self:FusedImpala, b):
             todo = dict(RELU=True, SKIP=step==1, UNPOOL=False)
             self._start(back.conv_back, name, c.programs, *args, tiles=('BM','PM'), **sizes, **todo)
 
-# %% ../../nbs/agents/17_fused.ipynb #afcf3685
+# %% ../../nbs/agents/17_fused.ipynb #70d38544
 @patch
 def _head_of_block_back(self:FusedImpala, b):
     "From map 0 of a block through its pool and convolution to the block before"
@@ -292,7 +292,7 @@ def _head_of_block_back(self:FusedImpala, b):
         sizes = dict(H=2*height, CD=channels, CX=before, PY=c.patch_rows, RELU=False, SKIP=False, UNPOOL=True)
         self._start(back.conv_back, name, c.programs, *args, *own, tiles=tiles, **sizes)
 
-# %% ../../nbs/agents/17_fused.ipynb #45fdcf86
+# %% ../../nbs/agents/17_fused.ipynb #87daa4b3
 @patch
 def backward(self:FusedImpala,
     slope, # Gradient of the last answers float32 (capacity, 16)
@@ -308,7 +308,7 @@ def backward(self:FusedImpala,
     args = self.sums, self.sources, self.goals, grad, n
     back.spread[(triton.cdiv(n, 256),)](*args, SOURCES=4, BLOCK=256, num_warps=4)
 
-# %% ../../nbs/agents/17_fused.ipynb #d59c50a8
+# %% ../../nbs/agents/17_fused.ipynb #87eddabb
 class FusedNetwork:
     "The network in fused kernels. `ImportError` without Triton, `ValueError` on a device without CUDA"
     work_by = 'count'
@@ -325,7 +325,7 @@ class FusedNetwork:
         self.fused = FusedImpala(capacity, frames.device, dtype, launches)
         self.slope = torch.zeros((self.fused.capacity,16), device=frames.device)
 
-# %% ../../nbs/agents/17_fused.ipynb #da880c56
+# %% ../../nbs/agents/17_fused.ipynb #26e3985b
 @patch
 def flat(self:FusedNetwork):
     "The policy's parameters float32 (P,), where they are. `ValueError` unless they lie side by side"
@@ -336,7 +336,7 @@ def flat(self:FusedNetwork):
     require(fits, 'policy', 'parameters here and there', allowed)
     return torch.as_strided(first.detach(), (NUM_PARAMETERS,), (1,), first.storage_offset())
 
-# %% ../../nbs/agents/17_fused.ipynb #1bd552db
+# %% ../../nbs/agents/17_fused.ipynb #077f386b
 @patch
 def __call__(self:FusedNetwork, ids, count):
     """Logits and value float32 (C, 16) of frames `ids` int64 (C,), zeros beyond `count`, a tensor ().
@@ -345,7 +345,7 @@ def __call__(self:FusedNetwork, ids, count):
     self.n = len(ids)
     return self.fused.forward(self.flat(), self.frames, ids, count.to(torch.int32))[:self.n].clone()
 
-# %% ../../nbs/agents/17_fused.ipynb #268b366a
+# %% ../../nbs/agents/17_fused.ipynb #3600cc1c
 @patch
 def backward(self:FusedNetwork, slope, grad):
     "Write the parameters' gradient into `grad` float32 (P,), for `slope` float32 (C, 16) of the last answer"

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/kernels/16_backward.ipynb #d2f75839
+# %% ../../nbs/kernels/16_backward.ipynb #c2a850d1
 from .forward import ROW, dot, load_matrices, load_strip, relu, tl, triton
 
-# %% ../../nbs/kernels/16_backward.ipynb #8ae0f4e0
+# %% ../../nbs/kernels/16_backward.ipynb #8ae1e837
 @triton.jit
 def load(at, exists, WHOLE:tl.constexpr):
     "Numbers, or 0 where there are none; WHOLE if all exist"
@@ -16,7 +16,7 @@ def load(at, exists, WHOLE:tl.constexpr):
     else: out = tl.load(at, mask=exists, other=0.)
     return out
 
-# %% ../../nbs/kernels/16_backward.ipynb #3d4794a1
+# %% ../../nbs/kernels/16_backward.ipynb #b3ed5e0c
 @triton.jit
 def convolve_back(at, STEP:tl.constexpr, x, exists, w0, w1, w2, w3, g0, g1, g2, g3, RELU:tl.constexpr,
                   WHOLE:tl.constexpr, PY:tl.constexpr, PREC:tl.constexpr):
@@ -39,7 +39,7 @@ def convolve_back(at, STEP:tl.constexpr, x, exists, w0, w1, w2, w3, g0, g1, g2, 
     if RELU: dx = tl.where(x.to(tl.float32)>0, dx, 0.)
     return dx, g0, g1, g2, g3
 
-# %% ../../nbs/kernels/16_backward.ipynb #1f67dea5
+# %% ../../nbs/kernels/16_backward.ipynb #60e13084
 @triton.jit
 def store_sums(part, g0, g1, g2, g3, total, PY:tl.constexpr, K:tl.constexpr, N:tl.constexpr):
     "Write a program's matrices (K, N) and its bias gradient (N,)"
@@ -51,7 +51,7 @@ def store_sums(part, g0, g1, g2, g3, total, PY:tl.constexpr, K:tl.constexpr, N:t
     if PY==2: tl.store(at+3*K*N, g3)
     tl.store(part+(PY+2)*K*N+n, total)
 
-# %% ../../nbs/kernels/16_backward.ipynb #5d71a1c8
+# %% ../../nbs/kernels/16_backward.ipynb #9aa6ee33
 @triton.jit
 def unpool(d, place, frame, t, P:tl.constexpr, C:tl.constexpr, PM:tl.constexpr):
     "Tile t of a frame's pooled pixels, and the gradients of the 2 by 2 pixels of each as four tiles (PM, C)"
@@ -72,7 +72,7 @@ def unpool(d, place, frame, t, P:tl.constexpr, C:tl.constexpr, PM:tl.constexpr):
     u11 += tl.where(a10==2, d10, zero) + tl.where(a11==0, d11, zero)
     return py, px, u00, u01, u10, u11
 
-# %% ../../nbs/kernels/16_backward.ipynb #e89d94c9
+# %% ../../nbs/kernels/16_backward.ipynb #1f662e48
 @triton.jit
 def store_square(at, RIGHT:tl.constexpr, BELOW:tl.constexpr, u00, u01, u10, u11):
     "Write the four tiles of `unpool`"
@@ -81,7 +81,7 @@ def store_square(at, RIGHT:tl.constexpr, BELOW:tl.constexpr, u00, u01, u10, u11)
     tl.store(at+BELOW, u10.to(at.dtype.element_ty))
     tl.store(at+BELOW+RIGHT, u11.to(at.dtype.element_ty))
 
-# %% ../../nbs/kernels/16_backward.ipynb #12105f4c
+# %% ../../nbs/kernels/16_backward.ipynb #3d7480a0
 @triton.jit
 def unpool_frame(d, place, u, frame, H:tl.constexpr, C:tl.constexpr, PM:tl.constexpr):
     "Write the gradients of a frame's unpooled map as a padded map (H, H, C) to u"
@@ -92,7 +92,7 @@ def unpool_frame(d, place, u, frame, H:tl.constexpr, C:tl.constexpr, PM:tl.const
         store_square(at, C, (H+1)*C, u00, u01, u10, u11)
     tl.debug_barrier()
 
-# %% ../../nbs/kernels/16_backward.ipynb #1cf379b0
+# %% ../../nbs/kernels/16_backward.ipynb #0ecb8489
 @triton.jit
 def conv_back(d, x, w, skip, dx, place, part, count, scratch, SCRATCH, G, H:tl.constexpr, CD:tl.constexpr,
               CX:tl.constexpr, PY:tl.constexpr, RELU:tl.constexpr, SKIP:tl.constexpr, UNPOOL:tl.constexpr,
@@ -130,7 +130,7 @@ def conv_back(d, x, w, skip, dx, place, part, count, scratch, SCRATCH, G, H:tl.c
         if UNPOOL: tl.debug_barrier()
     store_sums(part + pid*((PY+2)*K*N+N), g0, g1, g2, g3, total, PY, K, N)
 
-# %% ../../nbs/kernels/16_backward.ipynb #e4bedcca
+# %% ../../nbs/kernels/16_backward.ipynb #0debaedf
 @triton.jit
 def conv_back_frames(frames, ids, d, place, part, count, scratch, SCRATCH, G, BM:tl.constexpr,
                      PM:tl.constexpr, PREC:tl.constexpr):
@@ -156,7 +156,7 @@ def conv_back_frames(frames, ids, d, place, part, count, scratch, SCRATCH, G, BM
         tl.debug_barrier()
     tl.store(part + pid*4096 + k[:,None]*64 + k[None,:], g*(1/255))
 
-# %% ../../nbs/kernels/16_backward.ipynb #a6087bb9
+# %% ../../nbs/kernels/16_backward.ipynb #7565b793
 @triton.jit
 def answers_back(dout, h, w, dh, part, count, G, BM:tl.constexpr, PREC:tl.constexpr):
     "dh = (dout w') where h is positive; a program's sums of dout' h (16, 256), dout (16,) and dh (256,)"
@@ -181,7 +181,7 @@ def answers_back(dout, h, w, dh, part, count, G, BM:tl.constexpr, PREC:tl.conste
     tl.store(sums+4096+n, total)
     tl.store(sums+4112+k, total_h)
 
-# %% ../../nbs/kernels/16_backward.ipynb #239471fb
+# %% ../../nbs/kernels/16_backward.ipynb #c208a824
 @triton.jit
 def features_weight(dh, x, out, count, BM:tl.constexpr, BN:tl.constexpr, BK:tl.constexpr, PREC:tl.constexpr):
     "Gradient of the weights: out (256, 2048) = dh' relu(x), columns in the parameter's order (channel, y, x)"
@@ -197,7 +197,7 @@ def features_weight(dh, x, out, count, BM:tl.constexpr, BN:tl.constexpr, BK:tl.c
         acc = dot(tl.trans(a), relu(b), acc, PREC)
     tl.store(out + m[:,None]*2048 + (j%32*64 + j//32)[None,:], acc)
 
-# %% ../../nbs/kernels/16_backward.ipynb #3a571692
+# %% ../../nbs/kernels/16_backward.ipynb #7d596091
 @triton.jit
 def features_back(dh, w, x, dx, part, count, G, BM:tl.constexpr, BK:tl.constexpr, PREC:tl.constexpr):
     "dx = (dh w') where x is positive, one of 8 rows of the padded map; and dx's sum over frames (256,)"
@@ -218,7 +218,7 @@ def features_back(dh, w, x, dx, part, count, G, BM:tl.constexpr, BK:tl.constexpr
         total += tl.sum(acc, 0)
     tl.store(part + (pid*8+y)*256 + n, total)
 
-# %% ../../nbs/kernels/16_backward.ipynb #7125edbb
+# %% ../../nbs/kernels/16_backward.ipynb #4e07314b
 @triton.jit
 def fold(part, begin, rows, stride, width, to, out, BM:tl.constexpr, BN:tl.constexpr):
     "Block i: out[to[i]:][:width[i]] = sum of rows[i] programs' sums, stride[i] apart from begin[i] on"
@@ -233,7 +233,7 @@ def fold(part, begin, rows, stride, width, to, out, BM:tl.constexpr, BN:tl.const
         acc += tl.load(part + begin + m[:,None]*stride + n[None,:], mask=exists, other=0.)
     tl.store(out+tl.load(to+i)+n, tl.sum(acc, 0), mask=n<width)
 
-# %% ../../nbs/kernels/16_backward.ipynb #91d1deeb
+# %% ../../nbs/kernels/16_backward.ipynb #2a4a140c
 @triton.jit
 def spread(sums, source, place, out, n, SOURCES:tl.constexpr, BLOCK:tl.constexpr):
     "out[place] = sum of the up to SOURCES sums that stand for it"

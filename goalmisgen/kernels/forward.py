@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/kernels/15_forward.ipynb #42645554
+# %% ../../nbs/kernels/15_forward.ipynb #b22c1366
 import os
 
-# %% ../../nbs/kernels/15_forward.ipynb #3e4d3bd2
+# %% ../../nbs/kernels/15_forward.ipynb #6db716bd
 class _Absent:
     "Stands for Triton where there is none"
     def __getattr__(self, name):
@@ -22,7 +22,7 @@ try:
 except ImportError: triton = tl = _Absent()
 HAS_TRITON = not isinstance(triton, _Absent)
 
-# %% ../../nbs/kernels/15_forward.ipynb #0f65b1c7
+# %% ../../nbs/kernels/15_forward.ipynb #32a5eccd
 INTERPRETED = os.environ.get('TRITON_INTERPRET', '').lower() in ('1', 'true', 'on', 'yes', 'y')
 COMPILED = tl.constexpr(not INTERPRETED)
 
@@ -33,7 +33,7 @@ def dot(a, b, total, PREC:tl.constexpr):
     else: out = tl.dot(a.to(tl.float32), b.to(tl.float32), total)
     return out
 
-# %% ../../nbs/kernels/15_forward.ipynb #9ebf0987
+# %% ../../nbs/kernels/15_forward.ipynb #3f9452eb
 @triton.jit
 def relu(x):
     "max(x, 0), of NaN NaN"
@@ -43,7 +43,7 @@ def relu(x):
     else: y = tl.where(x.to(tl.float32)<0, 0., x.to(tl.float32)).to(x.dtype)
     return y
 
-# %% ../../nbs/kernels/15_forward.ipynb #c513d3ea
+# %% ../../nbs/kernels/15_forward.ipynb #781b4c4b
 @triton.jit
 def gather(flat, places, out, n, BLOCK:tl.constexpr):
     "out[i] = flat[places[i]], or 0 where the place is negative"
@@ -52,7 +52,7 @@ def gather(flat, places, out, n, BLOCK:tl.constexpr):
     value = tl.load(flat+at, mask=at>=0, other=0.)
     tl.store(out+i, value.to(out.dtype.element_ty), mask=i<n)
 
-# %% ../../nbs/kernels/15_forward.ipynb #3fa9fc51
+# %% ../../nbs/kernels/15_forward.ipynb #ce4f2cd2
 @triton.jit
 def load_matrices(w, PY:tl.constexpr, K:tl.constexpr, N:tl.constexpr):
     "The matrices (K, N) of a window's rows"
@@ -63,14 +63,14 @@ def load_matrices(w, PY:tl.constexpr, K:tl.constexpr, N:tl.constexpr):
     w3 = tl.load(at+3*K*N) if PY==2 else w2
     return w0, w1, w2, w3
 
-# %% ../../nbs/kernels/15_forward.ipynb #2cb89030
+# %% ../../nbs/kernels/15_forward.ipynb #0a733bd6
 @triton.jit
 def load_row(at, RELU:tl.constexpr):
     "A row of windows"
     row = tl.load(at)
     return relu(row) if RELU else row
 
-# %% ../../nbs/kernels/15_forward.ipynb #a9453c86
+# %% ../../nbs/kernels/15_forward.ipynb #8e111dc3
 @triton.jit
 def convolve(at, STEP:tl.constexpr, w0, w1, w2, w3, RELU:tl.constexpr, PY:tl.constexpr, PREC:tl.constexpr):
     "Windows whose rows are at `at`, STEP further and so on, times the matrices: float32 (patches, N)"
@@ -84,7 +84,7 @@ def convolve(at, STEP:tl.constexpr, w0, w1, w2, w3, RELU:tl.constexpr, PY:tl.con
     if PY==2: out = dot(x3, w3, out, PREC)
     return out
 
-# %% ../../nbs/kernels/15_forward.ipynb #38a04a0c
+# %% ../../nbs/kernels/15_forward.ipynb #3cee1e77
 @triton.jit
 def conv(x, w, b, skip, out, count, G, H:tl.constexpr, C:tl.constexpr, PY:tl.constexpr, RELU_IN:tl.constexpr,
          RELU_OUT:tl.constexpr, SKIP:tl.constexpr, BM:tl.constexpr, PREC:tl.constexpr):
@@ -110,7 +110,7 @@ def conv(x, w, b, skip, out, count, G, H:tl.constexpr, C:tl.constexpr, PY:tl.con
         if BM<=PATCHES: tl.store(out+at, acc.to(out.dtype.element_ty))
         else: tl.store(out+at, acc.to(out.dtype.element_ty), mask=(frame<count)[:,None])
 
-# %% ../../nbs/kernels/15_forward.ipynb #fa69a06d
+# %% ../../nbs/kernels/15_forward.ipynb #2fa18f3b
 @triton.jit
 def pool(u, row0, py, px, W:tl.constexpr, C:tl.constexpr):
     "Maximum and its place, 3*row+column, in 3 by 3 windows of rows (rows, W, C), the first row being `row0`"
@@ -130,7 +130,7 @@ def pool(u, row0, py, px, W:tl.constexpr, C:tl.constexpr):
             place = tl.where(more, 3*r+s, place)
     return best, place
 
-# %% ../../nbs/kernels/15_forward.ipynb #1aa264bd
+# %% ../../nbs/kernels/15_forward.ipynb #81eef5c7
 @triton.jit
 def conv_pool(x, w, b, out, place, count, scratch, SCRATCH, G, H:tl.constexpr, CI:tl.constexpr,
               CO:tl.constexpr, BM:tl.constexpr, PM:tl.constexpr, PREC:tl.constexpr):
@@ -163,7 +163,7 @@ def conv_pool(x, w, b, out, place, count, scratch, SCRATCH, G, H:tl.constexpr, C
             tl.store(place + ((frame*P + py)*P + px)[:,None]*CO + c[None,:], which.to(tl.uint8))
         tl.debug_barrier()
 
-# %% ../../nbs/kernels/15_forward.ipynb #433c305f
+# %% ../../nbs/kernels/15_forward.ipynb #59a5e791
 ROW = tl.constexpr(66*4) # Numbers in a row of a strip: 64 pixels and a border, four channels
 
 @triton.jit
@@ -173,7 +173,7 @@ def load_rows(frames, id, y):
     exists = ((y>=0) & (y<64))[:,None] & (k%4<3)[None,:]
     return tl.load(frames + id*12288 + y[:,None]*192 + (k//4*3+k%4)[None,:], mask=exists, other=0)
 
-# %% ../../nbs/kernels/15_forward.ipynb #288bcc56
+# %% ../../nbs/kernels/15_forward.ipynb #201fdece
 @triton.jit
 def load_strip(frames, id, x, y0, MORE:tl.constexpr):
     "Copy rows y0 to y0+15+MORE of a frame to x (16+MORE, 66, 4), as whole numbers"
@@ -183,7 +183,7 @@ def load_strip(frames, id, x, y0, MORE:tl.constexpr):
     tl.store(x + (first*ROW)[:,None] + (4+k)[None,:], a.to(tl.float32).to(x.dtype.element_ty))
     tl.store(x + (rest*ROW)[:,None] + (4+k)[None,:], b.to(tl.float32).to(x.dtype.element_ty))
 
-# %% ../../nbs/kernels/15_forward.ipynb #26764938
+# %% ../../nbs/kernels/15_forward.ipynb #3a86fe29
 @triton.jit
 def conv_pool_frames(frames, ids, w, b, out, place, count, scratch, SCRATCH, G, BM:tl.constexpr,
                      PM:tl.constexpr, PREC:tl.constexpr):
@@ -215,7 +215,7 @@ def conv_pool_frames(frames, ids, w, b, out, place, count, scratch, SCRATCH, G, 
             tl.store(place + ((frame*32 + py)*32 + px)[:,None]*16 + c[None,:], which.to(tl.uint8))
         tl.debug_barrier()
 
-# %% ../../nbs/kernels/15_forward.ipynb #4f39ea3f
+# %% ../../nbs/kernels/15_forward.ipynb #8e9cd62f
 @triton.jit
 def features(x, w, b, h, count, BM:tl.constexpr, BN:tl.constexpr, BK:tl.constexpr, PREC:tl.constexpr):
     "h (256,) = relu(relu(x) w + b), from padded maps (8, 8, 32)"
@@ -235,7 +235,7 @@ def features(x, w, b, h, count, BM:tl.constexpr, BN:tl.constexpr, BK:tl.constexp
     acc = tl.where(acc<0, 0., acc)
     tl.store(h + m[:,None]*256 + n[None,:], acc.to(h.dtype.element_ty), mask=exists)
 
-# %% ../../nbs/kernels/15_forward.ipynb #b1a091b1
+# %% ../../nbs/kernels/15_forward.ipynb #7225e693
 @triton.jit
 def answers(h, w, b, out, count, capacity, BM:tl.constexpr, PREC:tl.constexpr):
     "out (16,) = h w + b, and zeros from `count` to `capacity`"

@@ -7,12 +7,12 @@ __all__ = ['BLOCKS', 'SHAPES', 'LAYERS', 'STARTS', 'NUM_PARAMETERS', 'HEADS', 'p
            'forward_places', 'backward_places', 'sources', 'packed', 'back_launch', 'matrix_tables', 'Partial',
            'partial_sums', 'fold_table', 'spread_table']
 
-# %% ../../nbs/kernels/14_patches.ipynb #deaae8b5
+# %% ../../nbs/kernels/14_patches.ipynb #a4f30626
 import math
 import numpy as np
 from dataclasses import dataclass
 
-# %% ../../nbs/kernels/14_patches.ipynb #62c5c918
+# %% ../../nbs/kernels/14_patches.ipynb #f19adfa4
 BLOCKS = ((32, 3, 16), (16, 16, 32), (8, 32, 32)) # Of a block: height of its maps, channels in, channels
 
 def _shapes():
@@ -25,7 +25,7 @@ def _shapes():
     layers |= {'embedder.fc': (256, 2048), 'fc_policy': (15, 256), 'fc_value': (1, 256)}
     return {f'{k}.{p}': s if p=='weight' else s[:1] for k,s in layers.items() for p in ('weight','bias')}
 
-# %% ../../nbs/kernels/14_patches.ipynb #059d311c
+# %% ../../nbs/kernels/14_patches.ipynb #7ea3e53d
 SHAPES = _shapes()
 LAYERS = [k.removesuffix('.weight') for k,s in SHAPES.items() if len(s)==4] # The convolutions, in order
 STARTS = dict(zip(SHAPES, np.cumsum([0, *map(math.prod, SHAPES.values())]).tolist()))
@@ -35,7 +35,7 @@ def places(name):
     "Places of a parameter in the flat vector, in its own shape"
     return STARTS[name] + np.arange(math.prod(SHAPES[name])).reshape(SHAPES[name])
 
-# %% ../../nbs/kernels/14_patches.ipynb #83ac1f77
+# %% ../../nbs/kernels/14_patches.ipynb #32c968ed
 def pixel(frame, y, x, height:int):
     "Number of a pixel in padded maps of this height"
     side = height+1
@@ -45,7 +45,7 @@ def padded_pixels(frames:int, height:int) -> int:
     "Pixels in padded maps, with room for a window that ends beyond the last"
     return frames*(height+1)**2 + 2*height + 8
 
-# %% ../../nbs/kernels/14_patches.ipynb #8696c7d4
+# %% ../../nbs/kernels/14_patches.ipynb #c3fe97aa
 def forward_places(layer, patch_rows:int, channels_in=None):
     "A convolution as matrices of a patch: places int (PY+2, 4*channels_in, PY*2*channels_out), -1 for zeros"
     out, real, _, _ = SHAPES[layer+'.weight']
@@ -54,7 +54,7 @@ def forward_places(layer, patch_rows:int, channels_in=None):
     window_y, window_x, c, y, x, o = np.ix_(*map(np.arange, extents))
     return _matrices(layer, o, c, window_y-y, window_x-x, extents)
 
-# %% ../../nbs/kernels/14_patches.ipynb #f3919546
+# %% ../../nbs/kernels/14_patches.ipynb #482a0515
 def backward_places(layer, patch_rows:int):
     "Matrices that take a convolution's gradients back: places int (PY+2, 4*channels_out, PY*2*channels_in)"
     out, channels_in, _, _ = SHAPES[layer+'.weight']
@@ -62,7 +62,7 @@ def backward_places(layer, patch_rows:int):
     window_y, window_x, o, y, x, c = np.ix_(*map(np.arange, extents))
     return _matrices(layer, o, c, 2-(window_y-y), 2-(window_x-x), extents)
 
-# %% ../../nbs/kernels/14_patches.ipynb #a60381ce
+# %% ../../nbs/kernels/14_patches.ipynb #b89c8c3c
 def _matrices(layer, o, c, tap_y, tap_x, extents):
     "Places of weight[o, c, tap_y, tap_x], -1 where there is none such, a matrix for each row of the window"
     _, real, _, _ = SHAPES[layer+'.weight']
@@ -71,7 +71,7 @@ def _matrices(layer, o, c, tap_y, tap_x, extents):
     rows, row, depth, *columns = extents
     return np.where(exists, at, -1).reshape(rows, row*depth, math.prod(columns))
 
-# %% ../../nbs/kernels/14_patches.ipynb #a2705c85
+# %% ../../nbs/kernels/14_patches.ipynb #480cad67
 def sources(table):
     "Parameters in a table: their places int (n,), and positions in the table int (4, n), -1 where fewer"
     table = table.ravel()
@@ -86,7 +86,7 @@ def sources(table):
     order = positions[0].argsort(kind='stable') # Neighbours in memory are summed by neighbours
     return value[begins][order], positions[:,order]
 
-# %% ../../nbs/kernels/14_patches.ipynb #4dc873a4
+# %% ../../nbs/kernels/14_patches.ipynb #c161a60a
 def packed(tables):
     "Tables by name as one int32 vector, the gaps filled with -1; and a slice of it for each name"
     slices, end = {}, 0
@@ -97,7 +97,7 @@ def packed(tables):
     for name, table in tables.items(): out[slices[name]] = table.ravel()
     return out, slices
 
-# %% ../../nbs/kernels/14_patches.ipynb #4a6c8209
+# %% ../../nbs/kernels/14_patches.ipynb #51a6bfb6
 HEADS = ('fc_policy', 'fc_value')
 
 def _heads(part): return np.concatenate([places(f'{h}.{part}') for h in HEADS])
@@ -106,7 +106,7 @@ def back_launch(layer) -> str:
     "Name of the launch that takes a convolution back, other than the first one"
     return ('back' if '.res' in layer else 'unpool') + layer.removeprefix('embedder.block')[0]
 
-# %% ../../nbs/kernels/14_patches.ipynb #903c5751
+# %% ../../nbs/kernels/14_patches.ipynb #cd32b000
 def _convolution_tables(layer, launches):
     first, block = layer==LAYERS[0], layer.removeprefix('embedder.block')[0]
     patch_rows = launches['res'+block].patch_rows if '.res' in layer else 2 if first else 1
@@ -114,7 +114,7 @@ def _convolution_tables(layer, launches):
     if not first: tables[layer,'back'] = backward_places(layer, launches[back_launch(layer)].patch_rows)
     return tables | {(layer,'bias'): places(layer+'.bias')}
 
-# %% ../../nbs/kernels/14_patches.ipynb #a4dfc5d0
+# %% ../../nbs/kernels/14_patches.ipynb #8ef62e13
 def matrix_tables(launches) -> dict:
     "Places of the entries of every matrix and bias that kernels read, by (layer, what)"
     tables = {}
@@ -124,7 +124,7 @@ def matrix_tables(launches) -> dict:
     tables['answers','forward'], tables['answers','bias'] = _heads('weight').T, _heads('bias')
     return tables
 
-# %% ../../nbs/kernels/14_patches.ipynb #d8cd2ae7
+# %% ../../nbs/kernels/14_patches.ipynb #7fb1e50e
 @dataclass
 class Partial:
     "Sums that the programs of one kernel leave"
@@ -132,13 +132,13 @@ class Partial:
     size:int # Sums in each
     goals:list # Pairs: places of parameters int (n,), positions of what adds up to their gradients int (k, n)
 
-# %% ../../nbs/kernels/14_patches.ipynb #f4a24ac1
+# %% ../../nbs/kernels/14_patches.ipynb #09e40505
 def _convolution_sums(layer, before, launch):
     channels, table = SHAPES[layer+'.weight'][1], backward_places(layer, launch.patch_rows)
     bias = table.size + np.arange(table.shape[2]).reshape(-1, channels)
     return Partial(launch.programs, table.size+bias.size, [sources(table), (places(before+'.bias'), bias)])
 
-# %% ../../nbs/kernels/14_patches.ipynb #fa89be52
+# %% ../../nbs/kernels/14_patches.ipynb #93d9445b
 def partial_sums(launches) -> dict:
     "Each kernel's `Partial`, by layer, in the order in which they lie in memory"
     run = lambda start, end: np.arange(start, end)[None]
@@ -153,7 +153,7 @@ def partial_sums(launches) -> dict:
     out['answers'] = Partial(launches['answers_back'].programs, 4368, goals)
     return out
 
-# %% ../../nbs/kernels/14_patches.ipynb #c333e0fc
+# %% ../../nbs/kernels/14_patches.ipynb #97cb7484
 def fold_table(partials, width:int): # `Partial`s in order
     """Blocks of up to `width` neighbouring sums, int (5, blocks): where the first program's lie, programs,
     distance between two programs' sums, number of sums, where the result goes"""
@@ -163,7 +163,7 @@ def fold_table(partials, width:int): # `Partial`s in order
         begin, to = begin+p.programs*p.size, to+p.size
     return np.array(blocks).T
 
-# %% ../../nbs/kernels/14_patches.ipynb #83017a39
+# %% ../../nbs/kernels/14_patches.ipynb #9732e4fb
 def spread_table(partials):
     "Places of parameters int (n,), and of the sums that make their gradients int (4, n), -1 where fewer"
     where, which, first = [], [], 0
