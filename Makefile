@@ -25,7 +25,7 @@ check: $(DEV) ## is the package, the README and every stored output in step with
 	$(BIN)/python tools/check.py
 
 pytest: $(DEV)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 lint: $(DEV) ## lint notebooks, tools and tests
 	$(BIN)/ruff check

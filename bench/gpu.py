@@ -28,6 +28,7 @@ import torch
 
 from goalmisgen.agents.exact_ppo import ExactPPOConfig
 from goalmisgen.agents.examples import load_example
+from goalmisgen.agents.fused import fused_available
 from goalmisgen.agents.impala import Policy
 from goalmisgen.agents.parallel import Recorded, network_class, train_parallel
 from goalmisgen.agents.parallel_ppo import ParallelPPO
@@ -273,7 +274,7 @@ def arguments(argv):
     add('--device', default='cuda')
     add('--seconds', type=float, default=540, help='when the population stops, from the start of the program')
     add('--parts', nargs='*', default=list(PARTS), choices=list(PARTS))
-    add('--networks', nargs='+', default=['plain','fused'], choices=['plain','fused'])
+    add('--networks', nargs='+', choices=['plain','fused'], help='default: all that the device can run')
     add('--use', choices=['plain','fused'], help='which of them trains the population; default the last')
     add('--shapes', nargs='+', default=['1x1','8x1','8x2','16x3'], help='agents x streams whose speed is measured')
     add('--population-shape', default='auto', help='agents x streams; default the quickest of those measured')
@@ -293,6 +294,7 @@ def arguments(argv):
     add('--tiny', action='store_true', help='a world of 3 by 3 and few steps: a test of this program')
     args = parser.parse_args(argv)
     args.home = args.home or args.out/'population'
+    args.networks = args.networks or ['plain'] + ['fused']*fused_available(args.device)
     args.shapes, args.exact_shape = [shape(s) for s in args.shapes], shape(args.exact_shape)
     return args
 

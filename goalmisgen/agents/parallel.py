@@ -85,8 +85,7 @@ class Recorded:
 # %% ../../nbs/agents/18_parallel.ipynb #e74b1fde
 class PlainNetwork:
     "The network as PyTorch runs it"
-    name = 'plain'
-    work_by = 'ids' # What its work grows with: 'ids', padded ones too, or 'count'
+    name, work_by = 'plain', 'ids' # What its work grows with: 'ids', padded ones too, or 'count'
 
     def __init__(self, policy, frames, autocast):
         self.policy, self.frames, self.autocast = policy, frames, autocast
@@ -107,9 +106,9 @@ def network_class(network='auto', device='cpu'):
     "The class that runs the network: 'plain', 'fused', or 'auto', which is fused where it can be. `ValueError` if it cannot be had"
     if isinstance(network, type): return network
     require(network in ('auto','plain','fused'), 'network', network, 'auto, plain, fused')
-    if network=='plain' or (network=='auto' and not fused_available(device)): return PlainNetwork
-    require(fused_available(device), 'network', network, f'plain: fused kernels need a CUDA device and Triton, not {device}')
-    return FusedNetwork
+    can = fused_available(device)
+    require(can or network!='fused', 'network', network, f'plain: fused kernels need a CUDA device and Triton, not {device}')
+    return FusedNetwork if can and network!='plain' else PlainNetwork
 
 # %% ../../nbs/agents/18_parallel.ipynb #5878ae3e
 def _device_name(device): return torch.cuda.get_device_name(device) if device.type=='cuda' else device.type
