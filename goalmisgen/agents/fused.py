@@ -311,7 +311,7 @@ def backward(self:FusedImpala,
 # %% ../../nbs/agents/17_fused.ipynb #87eddabb
 class FusedNetwork:
     "The network in fused kernels. `ImportError` without Triton, `ValueError` on a device without CUDA"
-    work_by = 'count'
+    name, work_by = 'fused', 'count' # What its work grows with: not with padded ids
 
     def __init__(self, policy, frames, autocast, capacity:int=8192, launches:dict|None=None):
         shapes = {k: tuple(p.shape) for k,p in policy.named_parameters()}

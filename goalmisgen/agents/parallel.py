@@ -107,11 +107,8 @@ def network_class(network='auto', device='cpu'):
     if isinstance(network, type): return network
     require(network in ('auto','plain','fused'), 'network', network, 'auto, plain, fused')
     can = fused_available(device)
-    require(can or network!='fused', 'network', network, f'plain: fused kernels need a CUDA device and Triton, not {device}')
+    require(can or network!='fused', 'network', network, f'plain: fused kernels need CUDA and Triton, not {device}')
     return FusedNetwork if can and network!='plain' else PlainNetwork
-
-# %% ../../nbs/agents/18_parallel.ipynb #5878ae3e
-def _device_name(device): return torch.cuda.get_device_name(device) if device.type=='cuda' else device.type
 
 # %% ../../nbs/agents/18_parallel.ipynb #84347293
 class Bench:
@@ -161,7 +158,8 @@ class Parallel:
         self.slots, self.num_streams = integer(slots, 'slots', 1, 1024), integer(streams, 'streams', 1, 64)
         self.streams, self._ahead = [], {}
         self.learners, self.precision = [None]*self.slots, resolve_precision(config.precision, device)
-        self.machine = dict(device=_device_name(self.device), network=network.name)
+        card = torch.cuda.get_device_name(self.device) if self.device.type=='cuda' else 'cpu'
+        self.machine = dict(device=card, network=network.name)
         P = sum(p.numel() for p in Policy(0).parameters())
         self.flat, self.m, self.v = (self.room(self.slots, P) for _ in range(3))
         self.step_count, self.lr = self.room(self.slots), self.room(self.slots)
