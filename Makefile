@@ -11,7 +11,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.10 python3.13 python3; 
 PINS    = $(shell $(BIN)/python -c 'import sys; print("-c constraints.txt" * (sys.version_info[:2] == (3, 11)))')
 
 .DEFAULT_GOAL := help
-.PHONY: help study test check pytest lint export notebooks readme docs clean
+.PHONY: help study test quick check pytest lint export notebooks readme docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,6 +20,10 @@ study: $(CORE) ## run a small study from start to end
 	$(BIN)/goalmisgen study quick
 
 test: lint check docs-preview pytest ## run every check and test
+
+quick: $(DEV) lint ## the checks and tests that take seconds
+	$(BIN)/python tools/check.py titles order imports sizes stored docstrings export clean readme site_files
+	$(BIN)/python -m pytest -n auto -m 'not slow'
 
 check: $(DEV) ## is the package, the README and every stored output in step with the notebooks?
 	$(BIN)/python tools/check.py

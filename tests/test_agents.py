@@ -14,6 +14,8 @@ from goalmisgen.env.render import Renderer
 from goalmisgen.evaluation.exact import Setting, evaluate_exact
 from goalmisgen.evaluation.sampled import evaluate_sampled
 
+pytestmark = pytest.mark.slow
+
 
 def opinionated(seed):
     "An untrained network whose small differences are blown up, so that it acts differently from frame to frame"

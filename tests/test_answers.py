@@ -28,6 +28,8 @@ from goalmisgen.evaluation.tables import TABLES, load_table, table_path
 from goalmisgen.evaluation.watch import WatchOptions, watch
 from goalmisgen.study import Places, Study, default_questions, opposites, run_study, write_report
 
+pytestmark = pytest.mark.slow
+
 PAIR = Setting('red line', 'yellow gem')
 FEW = Protocol('sampled', range(100000, 100004))
 NAMES = ['2024', '007', 'NA', 'null', 'True', '1e5', 'inf', '-1',

@@ -77,11 +77,11 @@ def test_a_blocked_procgen_counts_as_absent(monkeypatch, error):
 
 
 @pytest.mark.parametrize('platform, names, expected', [
-    ('linux', dict(XDG_CACHE_HOME='/x'), '/x/goalmisgen/assets'), ('linux', {}, '/home/ü/.cache/goalmisgen/assets'),
-    ('darwin', {}, '/home/ü/Library/Caches/goalmisgen/assets'), ('win32', dict(LOCALAPPDATA='/local'), '/local/goalmisgen/assets')])
+    ('linux', dict(XDG_CACHE_HOME='/x'), '/x/goalmisgen/assets'), ('linux', {}, '/people/ü/.cache/goalmisgen/assets'),
+    ('darwin', {}, '/people/ü/Library/Caches/goalmisgen/assets'), ('win32', dict(LOCALAPPDATA='/local'), '/local/goalmisgen/assets')])
 def test_the_cache_of_each_system(monkeypatch, platform, names, expected):
     for name in ('XDG_CACHE_HOME', 'LOCALAPPDATA'): monkeypatch.delenv(name, raising=False)
-    for name, value in dict(HOME='/home/ü', USERPROFILE='/home/ü', **names).items(): monkeypatch.setenv(name, value)
+    for name, value in dict(HOME='/people/ü', USERPROFILE='/people/ü', **names).items(): monkeypatch.setenv(name, value)
     monkeypatch.setattr(assets.sys, 'platform', platform)
     assert cache_dir() == Path(expected)
 

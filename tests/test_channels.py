@@ -17,6 +17,8 @@ from goalmisgen.env.objects import CHANNELS
 from goalmisgen.env.render import TEXTURES, Renderer
 from goalmisgen.evaluation.exact import Setting
 
+pytestmark = pytest.mark.slow
+
 # measured on the published pictures: mean of red, green and blue of each texture
 TEXTURE_MEANS = [(90, 93, 92), (118, 148, 91), (105, 104, 95), (183, 176, 130), (34, 97, 152), (78, 59, 31), (114, 58, 10), (101, 51, 9), (206, 175, 89)]
 

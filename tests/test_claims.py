@@ -16,6 +16,8 @@ from goalmisgen.evaluation.exact import Setting
 from goalmisgen.evaluation.intervals import correlation_of, count_of, explained, mean_of, prefer_first, proportion_of
 from goalmisgen.evaluation.tables import load_table
 
+pytestmark = pytest.mark.slow
+
 README = ' '.join((Path(__file__).parents[1]/'README.md').read_text(encoding='utf-8').split())
 BLACK = 'exact-yellow-line-black'
 PAIR = Setting('red line', 'yellow gem')

@@ -8,6 +8,8 @@ from goalmisgen.agents.exact_ppo import ExactPPOConfig
 from goalmisgen.agents.population import Job, _rehearse, train_population
 from goalmisgen.agents.ppo import PPOConfig
 
+pytestmark = pytest.mark.slow
+
 ray = pytest.importorskip('ray', reason='the ray extra is not installed')
 EXACT = ExactPPOConfig(size=3, updates=4, updates_per_solve=2, levels_per_solve=8, batch_size=64)
 PPO = PPOConfig(size=3, num_envs=8, rollout=16, minibatches=2, epochs=1, env_steps=256, checkpoints=2)

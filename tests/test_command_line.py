@@ -14,6 +14,8 @@ from goalmisgen.agents.impala import Policy, save_policy
 from goalmisgen.evaluation import exact
 from goalmisgen.evaluation.results import read_results
 
+pytestmark = pytest.mark.slow
+
 INTERNALS = ('tyro', '<class', 'NoneType', 'literal', 'Traceback', 'instantiated', '{None}', 'Command:', 'Errno', '│', '─')
 
 

@@ -22,6 +22,8 @@ from goalmisgen.evaluation.results import (COLUMNS, AgentFile, Protocol, agent_f
 from goalmisgen.evaluation.sampled import evaluate_sampled
 from goalmisgen.evaluation.settings import DATASET_512, PAPER, find_settings
 
+pytestmark = pytest.mark.slow
+
 PAIR = Setting('red line', 'yellow gem')
 FEW = range(100000, 100040)
 

@@ -20,6 +20,8 @@ from goalmisgen.agents.impala import Policy
 from goalmisgen.agents.parallel import PlainNetwork, flatten_parameters
 from goalmisgen.kernels.patches import SHAPES, STARTS, matrix_tables, partial_sums, places, spread_table
 
+pytestmark = pytest.mark.slow
+
 SMALL = {k: replace(v, programs=2) for k,v in LAUNCHES.items() if v.programs}
 SMALL['res3'] = replace(SMALL['res3'], rows=32) # one frame a tile: NumPy's products depend on the row, the card's do not
 OTHER = {k: replace(LAUNCHES[k], programs=3, patch_rows=3-LAUNCHES[k].patch_rows) for k in ('res1','res3','back1')}

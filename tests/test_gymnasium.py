@@ -13,6 +13,8 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from goalmisgen.env.adapters import register_worlds, single_env, vector_env
 from goalmisgen.env.worlds import WORLDS
 
+pytestmark = pytest.mark.slow
+
 register_worlds()
 ID = 'goalmisgen/maze_duel-v0'
 ACTIONS = np.random.default_rng(0).integers(0, 15, (900, 4))

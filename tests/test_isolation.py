@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 with_procgen = pytest.mark.skipif(find_spec('procgen') is None, reason='no procgen package is installed')
 TRAPS = ('numpy', 'json', 'procgen', 'gym3', 'goalmisgen', 'torch', 'PIL', 'struct', 'multiprocessing', 'sitecustomize', 'usercustomize')
 CODE = '''

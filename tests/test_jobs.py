@@ -11,6 +11,8 @@ import pytest
 from goalmisgen.agents.exact_ppo import ExactPPOConfig
 from goalmisgen.agents.population import Job, run_jobs, train_population
 
+pytestmark = pytest.mark.slow
+
 TINY = 'ExactPPOConfig(size=3, updates=4, updates_per_solve=2, levels_per_solve=8, batch_size=64)'
 SCRIPT = f'''
 from goalmisgen.agents.exact_ppo import ExactPPO, ExactPPOConfig

@@ -3,6 +3,8 @@ import os
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 nbformat, nbclient = pytest.importorskip('nbformat'), pytest.importorskip('nbclient')
 pytest.importorskip('ipykernel')
 

@@ -13,6 +13,8 @@ from goalmisgen.agents.population import check_claim, claim
 from goalmisgen.agents.training import Seeds, is_finished, train_agent
 from goalmisgen.core import read_json
 
+pytestmark = pytest.mark.slow
+
 COUNT = int(os.environ.get('GOALMISGEN_MUTATIONS', 200))
 SMALL = ExactPPOConfig(size=3, updates=4, updates_per_solve=2, levels_per_solve=8, batch_size=64, precision='float32')
 

@@ -15,6 +15,8 @@ from goalmisgen.env.procgen import Engine, EngineMaze
 from goalmisgen.env.render import Renderer
 from goalmisgen.env.states import check_state, put_level, read_levels, read_state, write_state
 
+pytestmark = pytest.mark.slow
+
 MUTATIONS = int(os.environ.get('GOALMISGEN_MUTATIONS', 300))
 PAIR, N = ('yellow line', 'red gem'), 64
 RECOMPUTED = 'unit view_dim x_off y_off center_x center_y visibility'.split()  # The engine works these out anew

@@ -17,6 +17,8 @@ from goalmisgen.evaluation.exact import Setting, evaluate_exact
 from goalmisgen.evaluation.results import read_lengths, read_results, result_key, to_row, write_lengths, write_results
 from goalmisgen.evaluation.sampled import evaluate_sampled
 
+pytestmark = pytest.mark.slow
+
 MANY = int(os.environ.get('GOALMISGEN_MUTATIONS', 300))
 CELLS = ['', '0', '1', '-1', '0.5', 'nan', 'inf', 'NA', 'True', '1e999', '9'*50, '"', "'", '=1', 'census', 'exact', 'sampled', 'black', 'seeds 0-9', 'unknown']
 

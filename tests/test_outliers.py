@@ -11,6 +11,8 @@ from goalmisgen.analysis.outliers import (QUANTILES, _grid, clusters, consensus,
 from goalmisgen.analysis.preferences import as_table
 from goalmisgen.evaluation.settings import DATASET_512
 
+pytestmark = pytest.mark.slow
+
 matplotlib.use('Agg')
 
 

@@ -17,6 +17,8 @@ from goalmisgen.agents.ppo import PPO, PPOConfig
 from goalmisgen.agents.training import Seeds, train_agent
 from goalmisgen.core import read_json
 
+pytestmark = pytest.mark.slow
+
 PAPER = PPOConfig(size=3, num_levels=1000, num_envs=8, rollout=16, minibatches=2, env_steps=8*16*3, precision='float32', windows=False)
 EXACT = ExactPPOConfig(size=3, updates=8, updates_per_solve=4, levels_per_solve=3, batch_size=16, precision='float32')
 BOTH = pytest.mark.parametrize('config', (PAPER, EXACT), ids=('paper', 'exact'))

@@ -14,6 +14,8 @@ from goalmisgen.core import read_json
 from goalmisgen.env.levels import MazeSpec
 from goalmisgen.env.maze import MazeEnv
 
+pytestmark = pytest.mark.slow
+
 TINY = PPOConfig(num_envs=12, rollout=24, minibatches=3, epochs=2, env_steps=2*288, precision='float32')
 
 

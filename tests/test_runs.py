@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 SMALL = ['--config.size', '3', '--config.updates', '60', '--config.updates-per-solve', '1', '--config.levels-per-solve', '8',
          '--config.batch-size', '64', '--config.checkpoint-every', '2']
 CLI = [sys.executable, '-m', 'goalmisgen.cli']

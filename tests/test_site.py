@@ -16,6 +16,8 @@ import sidebar
 from project import ROOT, Cell, Notebook, notebooks, settings
 from test_tooling import code, md, printed, processed, write
 
+pytestmark = pytest.mark.slow
+
 PACKAGE = settings(ROOT)['lib_name']
 SITE = ROOT/'_site'
 

@@ -15,6 +15,8 @@ from goalmisgen.env.chain import endings, move_probs
 from goalmisgen.env.levels import DUEL, generate
 from goalmisgen.env.maze import StateTable
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parent.parent
 SIX = ('torch', 'numpy', 'fastcore', 'safetensors', 'pandas', 'pillow')
 

@@ -10,6 +10,8 @@ from goalmisgen.evaluation.exact import Setting, evaluate_exact
 from goalmisgen.evaluation.results import KEY
 from goalmisgen.evaluation.tables import TABLES, load_table
 
+pytestmark = pytest.mark.slow
+
 POPULATION = dict(exact='exact-yellow-line-black', ppo='ppo-yellow-line-black')
 
 

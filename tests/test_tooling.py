@@ -19,6 +19,8 @@ import run_notebooks
 import sidebar
 from project import ROOT, Cell, Notebook, settings
 
+pytestmark = pytest.mark.slow
+
 PACKAGE = settings(ROOT)['lib_name']
 OPENING = '# Title\n\n> A sentence that says what it holds'
 

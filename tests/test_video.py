@@ -16,6 +16,8 @@ from goalmisgen.evaluation.video import play_episode, play_together, save_film, 
 from goalmisgen.evaluation.watch import (GAP, WatchOptions, film, film_size, load_agents, level_sheet, move_diagram, storyboard,
                                          telling_row, watch)
 
+pytestmark = pytest.mark.slow
+
 BLACK, TEXTURED = Setting('red line', 'yellow gem'), Setting('cyan line', 'purple gem', 'textured')
 LEVELS = generate(DUEL, np.arange(100_000, 100_004))
 # the moves of the game's fifteen actions, by the directions of its buttons

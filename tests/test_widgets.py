@@ -30,6 +30,8 @@ from goalmisgen.env.maze import MOVES
 from goalmisgen.evaluation.exact import Setting
 from goalmisgen.evaluation.tables import load_table
 
+pytestmark = pytest.mark.slow
+
 RED, GREEN = Setting('red line', 'yellow gem'), Setting('green line', 'red line')
 P, STEPS = [.1, .9, .5, np.nan, .52], [5., 50., 480., 500., 6.]
 

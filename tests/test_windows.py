@@ -13,6 +13,8 @@ from goalmisgen.env.levels import DUEL, TRAIN, MazeSpec, generate
 from goalmisgen.env.maze import StateTable
 from goalmisgen.env.render import Renderer
 
+pytestmark = pytest.mark.slow
+
 CORNER = MazeSpec(size=5, region=0)  # the goal is in the upper right corner
 FROM_MAZES = 'the training world', 'with textures', 'very small', 'a goal in the corner'  # far fewer mazes than levels
 WORLDS = {
