@@ -41,6 +41,19 @@ def test_how_far_preferences_go_and_how_they_lie_beside_the_papers():
     says(f'only {red.mean()-dots.mean():.3f} apart ({gap.low:.2f} to {gap.high:.2f})')
 
 
+def test_the_papers_population_again_and_twins():
+    rows, dots = of_setting(load_table('ppo-h200-yellow-line-black'), PAIR), published_dots()
+    says(f'prefer the line with {rows.preference.mean():.3f} on average where the paper’s {len(dots)} legible agents have {dots.preference.mean():.3f}')
+    says(f'a standard deviation of {rows.preference.std():.3f} and {dots.preference.std():.3f}')
+    says(f'in {rows.mean_length.median():.1f} and {dots.mean_length.median():.1f} steps at the median')
+    assert len(rows) == 80
+    for column in ('preference', 'mean_length'): assert ks_2samp(rows[column], dots[column]).pvalue > .2
+    for obj1, obj2 in (('green line', 'red line'), ('red line', 'yellow gem')):
+        ours, theirs = preference('ppo-h200-yellow-line-black', obj1, obj2), preference(BLACK, obj1, obj2)
+        r = correlation_of(ours, theirs.reindex(ours.index))
+        says(f'{r.value:.2f} ({r.low:.2f} to {r.high:.2f})')
+
+
 def test_what_sight_and_need_predict_of_all_six_questions():
     scores, table = shipped_scores().query('population==@BLACK'), load_table(BLACK)
     asked = [Setting(*k) for k in dict.fromkeys(zip(table.obj1, table.obj2, table.background))]

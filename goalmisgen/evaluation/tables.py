@@ -16,6 +16,7 @@ TABLES = { # Name: what was asked of whom, and the command that asks it again
     'exact-yellow-line-textured': ('yellow line on textures, exact-advantage PPO with twice as many gradient steps', 'goalmisgen study textured, then D'),
     'exact-white-line-black': ('white line on black, exact-advantage PPO', 'goalmisgen study white'),
     'ppo-yellow-line-black': ('yellow line on black, the paper\'s PPO at its full five million steps', 'goalmisgen study ppo, then B'),
+    'ppo-h200-yellow-line-black': ('yellow line on black, the paper\'s PPO at its full five million steps, 80 agents side by side on one H200', 'E'),
     'ppo-training': ('the same agents at six moments of their training', 'goalmisgen study ppo, then C'),
     'exact-seed-grid': ('yellow line on black, exact-advantage PPO: the three seeds varied one by one', 'see "A real grid" in analysis.seeds')}
 
