@@ -6,9 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy.stats import binomtest, ks_2samp, pearsonr, t, ttest_ind
+from sklearn.linear_model import Ridge
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from goalmisgen.agents.impala import Policy
-from goalmisgen.analysis.channel_tests import predict_preferences, shipped_scores
+from goalmisgen.analysis.channel_tests import paired, predict_preferences, shipped_scores
 from goalmisgen.analysis.preferences import as_table, most_different, of_setting, opposites, published_dots, scatter, summarise
 from goalmisgen.analysis.regression import pairs
 from goalmisgen.analysis.seeds import lean, main_effects, seed_grid, seed_table
@@ -52,6 +55,18 @@ def test_the_papers_population_again_and_twins():
         ours, theirs = preference('ppo-h200-yellow-line-black', obj1, obj2), preference(BLACK, obj1, obj2)
         r = correlation_of(ours, theirs.reindex(ours.index))
         says(f'{r.value:.2f} ({r.low:.2f} to {r.high:.2f})')
+
+
+def test_sight_fitted_to_one_trainer_predicts_the_other():
+    scores, eyes, table = shipped_scores(), ['sight_red', 'sight_green'], load_table(BLACK)
+    new = scores.query("population=='ppo-h200-yellow-line-black'").set_index('agent')[eyes]
+    for question in (Setting('green line', 'red line'), PAIR):
+        X, y, _ = paired(scores, table, question, eyes)
+        told = make_pipeline(StandardScaler(), Ridge(1.)).fit(X, y).predict(new.to_numpy())
+        wants = preference('ppo-h200-yellow-line-black', question.obj1, question.obj2).reindex(new.index)
+        r = correlation_of(told, wants)
+        assert len(y) == 55 and len(new) == 80
+        says(f'{r.value:.2f} ({r.low:.2f} to {r.high:.2f}) for {"green against red line" if question!=PAIR else "red line against gem"}')
 
 
 def test_what_sight_and_need_predict_of_all_six_questions():
