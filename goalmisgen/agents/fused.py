@@ -243,7 +243,7 @@ def _answer(self:FusedImpala, count):
     grid = triton.cdiv(self.capacity, c.rows), 256//c.columns
     self._start(forth.features, 'features', grid, *args, tiles=('BM','BN','BK'))
     args = self.features, m['answers','forward'], m['answers','bias'], self.answers, count, self.capacity
-    self._start(forth.answers, 'answers', triton.cdiv(self.capacity, self.launches['answers'].rows), *args)
+    self._start(forth.answer_heads, 'answers', triton.cdiv(self.capacity, self.launches['answers'].rows), *args)
 
 # %% ../../nbs/agents/17_fused.ipynb #25feadd3
 @patch

@@ -112,7 +112,7 @@ def conv(x, w, b, skip, out, count, G, H:tl.constexpr, C:tl.constexpr, PY:tl.con
 
 # %% ../../nbs/kernels/15_forward.ipynb #2fa18f3b
 @triton.jit
-def pool(u, row0, py, px, W:tl.constexpr, C:tl.constexpr):
+def pool_windows(u, row0, py, px, W:tl.constexpr, C:tl.constexpr):
     "Maximum and its place, 3*row+column, in 3 by 3 windows of rows (rows, W, C), the first row being `row0`"
     c = tl.arange(0, C)
     first = (row0*W + 2*px-1)*C
@@ -157,7 +157,7 @@ def conv_pool(x, w, b, out, place, count, scratch, SCRATCH, G, H:tl.constexpr, C
         for t in range(P*P//PM):
             m = t*PM + tl.arange(0, PM)
             py, px = m//P, m%P
-            best, which = pool(u, 2*py-1, py, px, H, CO)
+            best, which = pool_windows(u, 2*py-1, py, px, H, CO)
             at = ((frame*(P+1) + py+1)*(P+1) + px+1)[:,None]*CO + c[None,:]
             tl.store(out+at, best.to(out.dtype.element_ty))
             tl.store(place + ((frame*P + py)*P + px)[:,None]*CO + c[None,:], which.to(tl.uint8))
@@ -209,7 +209,7 @@ def conv_pool_frames(frames, ids, w, b, out, place, count, scratch, SCRATCH, G, 
             m = t*PM + tl.arange(0, PM)
             i, px = m//32, m%32
             py = 8*strip+i
-            best, which = pool(u, 2*i, py, px, 64, 16)
+            best, which = pool_windows(u, 2*i, py, px, 64, 16)
             at = ((frame*33 + py+1)*33 + px+1)[:,None]*16 + c[None,:]
             tl.store(out+at, best.to(out.dtype.element_ty))
             tl.store(place + ((frame*32 + py)*32 + px)[:,None]*16 + c[None,:], which.to(tl.uint8))
@@ -237,7 +237,7 @@ def features(x, w, b, h, count, BM:tl.constexpr, BN:tl.constexpr, BK:tl.constexp
 
 # %% ../../nbs/kernels/15_forward.ipynb #7225e693
 @triton.jit
-def answers(h, w, b, out, count, capacity, BM:tl.constexpr, PREC:tl.constexpr):
+def answer_heads(h, w, b, out, count, capacity, BM:tl.constexpr, PREC:tl.constexpr):
     "out (16,) = h w + b, and zeros from `count` to `capacity`"
     count = tl.load(count)
     m, n, k = tl.program_id(0)*BM+tl.arange(0, BM), tl.arange(0, 16), tl.arange(0, 256)
