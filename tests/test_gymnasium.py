@@ -10,6 +10,7 @@ import pytest
 from gymnasium.envs.registration import EnvSpec, registry
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
+from answers import same
 from goalmisgen.env.adapters import register_worlds, single_env, vector_env
 from goalmisgen.env.worlds import WORLDS
 
@@ -180,16 +181,6 @@ def test_render_before_reset(make):
     assert make('maze_duel', num_levels=1).render() is None
     env.close()
     with pytest.raises(RuntimeError, match='closed'): env.render()
-
-
-def same(a, b):
-    assert type(a) is type(b)
-    if isinstance(a, dict):
-        assert a.keys() == b.keys()
-        for k in a: same(a[k], b[k])
-    elif a.dtype == object:
-        for x, y in zip(a, b): np.testing.assert_array_equal(x, y)
-    else: np.testing.assert_array_equal(a, b)
 
 
 def pair(name, mode, **options):

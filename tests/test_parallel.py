@@ -1,6 +1,8 @@
 "Many agents on one device: the same agents as the plain loops make, whoever is beside them, and whatever interrupts them"
 import importlib.util
 import math
+import os
+import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -84,6 +86,19 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(config, trained, tmp_path):
     assert train_parallel(config, [2], tmp_path, 'cpu', slots=2, progress=False).finished==(2,)
     assert weights(tmp_path/'agent-2')==weights(trained/type(config).__name__/'agent-2')
     assert not (tmp_path/'agent-2'/'trainer.pt').exists()
+
+
+def test_ctrl_c_waits_for_the_round_saves_and_leaves(trained, tmp_path):
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell is born without it
+    rounds = iter((False, True))
+    def press():
+        if next(rounds): os.kill(os.getpid(), signal.SIGINT)
+    try:
+        with pytest.raises(KeyboardInterrupt): train_parallel(PAPER, [2], tmp_path, 'cpu', slots=2, progress=False, stop=press)
+    finally: signal.signal(signal.SIGINT, before)
+    assert (tmp_path/'agent-2'/'trainer.pt').exists() and not (tmp_path/'agent-2'/'manifest.json').exists()
+    train_parallel(PAPER, [2], tmp_path, 'cpu', slots=2, progress=False)
+    assert weights(tmp_path/'agent-2')==weights(trained/'PPOConfig'/'agent-2')
 
 
 def test_the_two_loops_take_over_from_each_other(tmp_path):

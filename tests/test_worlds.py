@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from answers import same
 from goalmisgen.env import maze
 from goalmisgen.env.adapters import Gym3Maze, GymnasiumMaze, GymnasiumMazes, procgen_like, register_worlds, single_env, vector_env
 from goalmisgen.env.levels import OBJ1, OBJ2, MazeSpec, distances, generate
@@ -353,14 +354,6 @@ def test_gymnasium_batch_is_what_gymnasium_makes_of_single_mazes(name):
     options = dict(num_levels=1, start_level=6)
     ours, theirs = vector_env(name, 3, **options), SyncVectorEnv([lambda: single_env(name, **options)]*3, autoreset_mode=AutoresetMode.SAME_STEP)
     assert ours.observation_space == theirs.observation_space and ours.action_space == theirs.action_space
-    def same(a, b):
-        assert type(a) is type(b)
-        if isinstance(a, dict):
-            assert a.keys() == b.keys()
-            for k in a: same(a[k], b[k])
-        elif a.dtype == object:
-            for x, y in zip(a, b): np.testing.assert_array_equal(x, y)
-        else: np.testing.assert_array_equal(a, b)
     for a, b in zip(ours.reset(), theirs.reset()): same(a, b)
     for t in range(600):
         for a, b in zip(ours.step(ACTIONS[t, :3]), theirs.step(ACTIONS[t, :3])): same(a, b)

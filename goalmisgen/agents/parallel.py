@@ -15,7 +15,8 @@ from importlib import import_module
 from inspect import signature
 from .fused import FusedNetwork, fused_available
 from .impala import Policy
-from .population import PopulationReport, _check_call, agent_dir, claim, population_report, progress_bar, run_jobs
+from .population import PopulationReport, _check_call, _remembered_interrupt, agent_dir, claim, population_report
+from .population import progress_bar, run_jobs
 from .training import Seeds, _finish, learner_for, resolve_precision, train_agent
 from ..core import integer, require
 from ..env.chain import endings_backwards, move_probs
@@ -344,17 +345,18 @@ def train_parallel(config, # What the agents share: a config in `PARALLEL`
     is written; `RuntimeError` if all failed"""
     seeds = [s if isinstance(s, Seeds) else Seeds(s) for s in seeds]
     parallel, todo = _prepare(config, seeds, folder, device, slots, streams, network, progress)
-    with ThreadPoolExecutor(4) as executor, progress_bar([], 'training', progress) as bar:
+    with ThreadPoolExecutor(4) as executor, progress_bar([], 'training', progress) as bar, _remembered_interrupt() as asked:
         bar.total = len(todo)*config.updates
         queue, ended, saved = _Queue(parallel, todo, folder, executor), [], time.monotonic()
         queue.fill()
-        while any(parallel.learners) and not stop():
+        while any(parallel.learners) and not (stop() or asked):
             bar.update(_round(parallel, queue, folder, executor, ended, finished))
             if time.monotonic()-saved>save_every:
                 parallel.save(folder)
                 saved = time.monotonic()
         parallel.save(folder)
         for e in ended: e.result()
+        if asked: raise KeyboardInterrupt
     return population_report(config, seeds, folder, queue.failed, progress)
 
 # %% ../../nbs/agents/18_parallel.ipynb #532a4051
@@ -365,8 +367,7 @@ def _prepare(config, seeds, folder, device, slots, streams, network, say):
     todo = _check_call(config, seeds, folder, None, device, 'none', run_jobs, say)
     parallel = PARALLEL[type(config)](config, device, slots, streams, network_class(network, device))
     claim(folder, config, device)
-    for s in seeds: # trains nothing, and removes what a kill left behind
-        if s not in todo: train_agent(config, s, agent_dir(folder, s.agent))
+    for s in set(seeds)-set(todo): train_agent(config, s, agent_dir(folder, s.agent)) # only removes what a kill left behind
     return parallel, todo
 
 # %% ../../nbs/agents/18_parallel.ipynb #0f671df6
