@@ -163,20 +163,20 @@ def _home_of(f):
 def _rows(c, f, asked, protocol, population, keep):
     "The rows of one `AgentFile`, from the table if there is one"
     from goalmisgen.agents.impala import load_policy
-    from goalmisgen.evaluation.exact import PolicyTable
-    from goalmisgen.evaluation.results import Answers, evaluate, evaluate_agent, row_key, to_row
-    table = None if keep else PolicyTable(load_policy(f.path))
+    from goalmisgen.evaluation.exact import PolicyCache
+    from goalmisgen.evaluation.results import ResultsFile, evaluate, evaluate_agent, row_key, to_row
+    table = None if keep else PolicyCache(load_policy(f.path))
     for s in asked:
         if keep:
             evaluate_agent([f], [s], keep, population, protocol, lengths=c.lengths)
-            yield Answers(keep).rows[row_key(f, s, protocol, population)]
+            yield ResultsFile(keep).rows[row_key(f, s, protocol, population)]
         else: yield to_row(evaluate(table, s, protocol), population, f.agent, f.step, f.algorithm, f.run, f.weights, protocol.seed, f.trained)
 
 def _kept(out, files, asked, protocol, population):
     "The table to add to. `ValueError` if it cannot be written, or holds answers of other weights under the same name"
     from goalmisgen.evaluation.files import check_output
-    from goalmisgen.evaluation.results import Answers, check_name, row_key
-    have = Answers(check_output(out)).rows
+    from goalmisgen.evaluation.results import ResultsFile, check_name, row_key
+    have = ResultsFile(check_output(out)).rows
     check_name(population)
     for f in files:
         others = [k for s in asked if (k := row_key(f, s, protocol, population)) in have and have[k].weights!=f.weights]

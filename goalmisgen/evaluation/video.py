@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MAX_PIXELS', 'X264', 'FILM_KINDS', 'Episode', 'play_episode', 'play_together', 'check_size', 'save_gif',
            'check_folder', 'save_pngs', 'save_png', 'save_mp4', 'check_film', 'save_film', 'label_font', 'side_by_side',
-           'telling_level', 'telling_episodes']
+           'most_discriminating_level', 'most_discriminating_episodes']
 
 # %% ../../nbs/evaluation/23_video.ipynb #a2483f4f
 import numpy as np, os, tempfile, torch
@@ -293,15 +293,15 @@ def side_by_side(episodes, # list of `Episode`
     return out
 
 # %% ../../nbs/evaluation/23_video.ipynb #759c7c5b
-def telling_level(a, # `ExactResult` of the agent that should choose the first object
+def most_discriminating_level(a, # `ExactResult` of the agent that should choose the first object
                   b): # `ExactResult` of the other agent, in the same setting and levels
     "Row in the trials' levels on which a chooses the first object and b the second with the highest probability, and that probability"
-    require(a.setting==b.setting and a.trials is b.trials, 'results', (str(a.setting),str(b.setting)), 'two results of one setting and levels')
+    require(a.setting==b.setting and a.level_set is b.level_set, 'results', (str(a.setting),str(b.setting)), 'two results of one setting and levels')
     p = a.endings.p1*b.endings.p2
     return int(p.argmax()), float(p.max())
 
 # %% ../../nbs/evaluation/23_video.ipynb #e0df5ad3
-def telling_episodes(policies, setting:Setting, levels:Levels, tries:int=100):
+def most_discriminating_episodes(policies, setting:Setting, levels:Levels, tries:int=100):
     "Episodes of two policies on the first of `levels`, ending at the first and second object: the first action seeds that do so, or seed 0"
     def find(policy, outcome):
         played = (play_episode(policy, setting, levels, seed=i) for i in range(tries))
