@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from ..agents.impala import load_policy
 from ..core import integer, require
-from ..env.maze import TIMEOUT
+from ..env.table import TIMEOUT
 from .agents import AgentFile, agent_files, check_agents
 from .exact import ExactResult, PolicyCache, Setting, bounds, evaluate_exact, preference
 from .exact import parse_levels, quantile, evaluation_levels
