@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from fastcore.basics import patch
 from functools import cache, lru_cache, partial
 from ..agents.impala import Policy, action_probs
-from ..agents.windows import Layout, Look, as_built
+from ..agents.forward import forward_for
 from ..core import integer, require
 from ..env.chain import Endings, absorption, move_probs
 from ..env.levels import DUEL, Levels, census, distinct_levels, generate
@@ -154,13 +154,14 @@ def whole(self:PolicyCache, stage:RenderedLevels):
     return lambda states: ask(stage.frames(states))
 
 @patch
-def windows(self:PolicyCache, stage:RenderedLevels):
-    "The same where what frames share is seen once, now; `whole` if the policy is not a network as it was built, on a CPU"
-    if not isinstance(self.policy, Policy) or not as_built(self.policy): return self.whole(stage)
-    t,alike = stage.table, stage.first_alike
-    exactly = lambda f: torch.no_grad()(torch.autocast('cpu', enabled=False)(f))
-    look = exactly(Look)(self.policy, Layout(stage.renderer, t.levels, stage.scenes), alike.unique())
-    return exactly(lambda states: look(stage.frames(states), alike[t.level[states]], t.cell[states])[0].softmax(1))
+def quick(self:PolicyCache, stage:RenderedLevels):
+    "The same by the quickest forward there is for a network, whose levels are seen now; `whole` for any other policy"
+    if not isinstance(self.policy, Policy): return self.whole(stage)
+    forward = forward_for(self.policy, stage)
+    def see(states):
+        with torch.no_grad(): return forward(states)[0].softmax(1)
+    with torch.no_grad(): forward.prepare(torch.arange(len(stage.table)))
+    return see
 
 # %% ../../nbs/evaluation/20_exact.ipynb #3fcd74af
 @patch
@@ -227,7 +228,7 @@ def query_reachable_states(asked:PolicyCache, # Of the policy
     want,levels = table.start if tolerance else torch.arange(len(table)), torch.arange(len(table.levels))
     shown = torch.zeros(len(asked.row), dtype=torch.bool) # by this stage: results do not depend on what others asked
     moves = torch.nn.functional.one_hot(torch.full((len(table),), MOVES.index('stay')), len(MOVES)).double()
-    way = cache(lambda: asked.windows(stage)) # what was seen is kept while this stage is explored
+    way = cache(lambda: asked.quick(stage)) # what was seen is kept while this stage is explored
     while len(want):
         asked.look(stage, keys, want, way)
         shown[keys[want]] = True
