@@ -108,7 +108,7 @@ def _load_world(self:ParallelPPO, env):
     self.frames = torch.cat([env.draw(i) for i in torch.arange(len(t)).split(4096)]).to(self.device)
     self.table = StateTable(t.levels, t.rewards, self.device)
     self.next, self.outcome = self.table.next.long(), self.table.outcome.long()
-    self.start, self.row_of = self.table.start, torch.as_tensor(env._row_of)
+    self.start, self.row_of = self.table.start, torch.as_tensor(env.source.row_of)
     self.level_prob = put(_level_probs(self.config, t.levels))
     self.rewards = torch.tensor([0., *env.spec.rewards], device=self.device)
     self.moves = torch.tensor(ACTION_MOVES, device=self.device)
@@ -142,7 +142,7 @@ def _changes(self:ParallelPPO):
 def enter(self:ParallelPPO, slot:int, learner:PPO):
     "Put an agent into a slot"
     ParallelTrainer.enter(self, slot, learner)
-    place, scale = learner.env.place, learner.scale
+    place, scale = learner.env.state_dict(), learner.scale
     for name, room in (('used', self.used), ('time', self.time)): room[slot] = place[name].to(self.device)
     self.state[slot] = learner.env.state.to(self.device)
     self.ret[slot] = scale.ret.to(self.device)
@@ -160,8 +160,8 @@ def write_back(self:ParallelPPO, slot:int):
     t, state = learner.env.table, self.state[slot].cpu()
     used, before = self.used[slot].cpu(), self.before_last[slot].cpu()
     seeds = self._level_seeds(slot, int(used.max())+1)
-    learner.env.place = dict(used=used, cell=t.cell[state], facing=t.facing[state], time=self.time[slot].cpu(),
-        prev_level_seed=seeds.gather(0, before[None])[0], prev_level_complete=self.won_last[slot].cpu())
+    learner.env.load_state_dict(dict(used=used, cell=t.cell[state], facing=t.facing[state], time=self.time[slot].cpu(),
+        prev_level_seed=seeds.gather(0, before[None])[0], prev_level_complete=self.won_last[slot].cpu()))
 
 # %% ../../nbs/agents/19_parallel_ppo.ipynb #db0b343b
 @dataclass(eq=False)

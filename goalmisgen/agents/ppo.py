@@ -230,7 +230,7 @@ def look(self:PPO, ids):
     if not self.config.windows or env.num_ids is None or not as_built(self.policy): return None
     levels = t.level[ids].unique()
     if len(ids)<FRAMES_A_LEVEL*len(levels): return None
-    if not hasattr(self, 'layout'): self.layout = Layout(env.renderer, t.levels, env.scenes)
+    if not hasattr(self, 'layout'): self.layout = Layout(env.renderer, t.levels, env.rendered.scenes)
     with self.autocast(): return Look(self.policy, self.layout, levels)
 
 # %% ../../nbs/agents/13_ppo.ipynb #60b516f4
@@ -299,9 +299,13 @@ def learn(self:PPO):
         explained_variance=1-float(unexplained), reward_scale=math.sqrt(self.scale.var), lr=lr, frames_played=r.asked))
 
 # %% ../../nbs/agents/13_ppo.ipynb #9dea2ec0
-def _get_place(self): return [e.place for e in (self.env, self.valid) if e]
+def _without_order(state):
+    "A state of environments, but for their level orders, which the run's seeds give"
+    return {name: values for name,values in state.items() if name!='order'}
+
+def _get_place(self): return [_without_order(e.state_dict()) for e in (self.env, self.valid) if e]
 def _set_place(self, places):
-    for e,p in zip((e for e in (self.env, self.valid) if e), places): e.place = p
+    for e,p in zip((e for e in (self.env, self.valid) if e), places): e.load_state_dict(p)
 
 def _get_moments(self): return [self.scale.ret, self.scale.mean, self.scale.var, self.scale.count]
 def _set_moments(self, m): self.scale.ret,self.scale.mean,self.scale.var,self.scale.count = m
