@@ -24,7 +24,7 @@ from functools import partial
 from .agents.exact_ppo import ExactPPOConfig
 from .agents.ppo import PPOConfig
 from .core import integer, require
-from .evaluation.watch import WatchOptions, watch
+from .films.watch import WatchOptions, watch
 
 # %% ../nbs/90_cli.ipynb #3d058b69
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from goalmisgen.evaluation.results import (COLUMNS, ResultsFile, Protocol, Resul
 from goalmisgen.evaluation.sampled import evaluate_sampled
 from goalmisgen.evaluation.settings import settings_for
 from goalmisgen.evaluation.tables import TABLES, load_table, table_path
-from goalmisgen.evaluation.watch import WatchOptions, watch
+from goalmisgen.films.watch import WatchOptions, watch
 from goalmisgen.study import StudyPaths, Study, default_questions, opposites, run_study, write_report
 
 pytestmark = pytest.mark.slow

@@ -26,8 +26,8 @@ from ..env.render import Renderer, human_view
 from ..evaluation.exact import Setting
 from ..evaluation.results import COLUMNS
 from ..evaluation.settings import find_settings
-from ..evaluation.video import play_together, save_gif
-from ..evaluation.watch import film
+from ..films.video import play_together, save_gif
+from ..films.watch import film
 from ..style import ACCENT, INK, SOFT, enlarge, png_bytes, style
 
 # %% ../../nbs/analysis/38_views.ipynb #ae6874b3
