@@ -79,7 +79,8 @@ def __call__(self:_Training):
 def _train(self:_Training, seeds):
     "Train in one program on a GPU, and elsewhere, or if the number of workers is given, in processes"
     from goalmisgen.agents.parallel import train_parallel
-    from goalmisgen.agents.population import run_jobs, train_population
+    from goalmisgen.agents.population import train_population
+    from goalmisgen.jobs import run_jobs
     one_program = self.device!='cpu' and self.workers is None and self.ray is None and self.track=='none'
     if one_program:
         slots = (32 if isinstance(self.config, ExactPPOConfig) else 8) if self.slots is None else self.slots

@@ -14,7 +14,7 @@ import torch
 from goalmisgen.agents.exact_ppo import ExactPPOConfig
 from goalmisgen.agents.examples import example_dir
 from goalmisgen.agents.impala import Policy, save_policy
-from goalmisgen.agents.population import Outcome
+from goalmisgen.jobs import Outcome
 from goalmisgen.evaluation import population as populations
 from goalmisgen.evaluation.agents import AgentFile, agent_files
 from goalmisgen.evaluation.exact import PUBLISHED_SEEDS, Setting, evaluate_exact, seed_range, evaluation_levels

@@ -144,7 +144,7 @@ def test_bound_is_a_bound(horizon):
         known[table.start] = True
         true = arrivals(table, moves.numpy(), known.numpy(), horizon)
         bound = reach_bound(table, moves, known, torch.arange(len(table.levels)), horizon).numpy()
-        got = bound[table.level, 2*table.cell+table.facing]
+        got = bound[table.level, table.place]
         assert true.max() > .01 and (got >= true-1e-12).all() and got.max() <= 1
         assert not got[known.numpy()].any()
 

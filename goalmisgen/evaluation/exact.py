@@ -148,10 +148,10 @@ class PolicyCache:
 
     def keys(self, stage:RenderedLevels):
         "A name for the frame of each state of the stage, equal for equal frames: int64 (S,)"
-        t,places = stage.table, 2*DUEL.size**2
+        t = stage.table
         scene = torch.tensor([self._scene_row.setdefault(d, len(self._scene_row)) for d in stage.digests])
-        self.row = torch.cat([self.row, torch.full((len(self._scene_row)*places-len(self.row),), -1)])
-        return scene[t.level]*places + 2*t.cell + t.facing
+        self.row = torch.cat([self.row, torch.full((len(self._scene_row)*t.num_places-len(self.row),), -1)])
+        return scene[t.level]*t.num_places + t.place
 
 # %% ../../nbs/evaluation/20_exact.ipynb #b6464d7b
 MAX_BATCH,MIN_BATCH = 64,16 # Frames that the network looks at together, at most and at least
@@ -207,11 +207,11 @@ def reach_bound(table:StateTable, # S states of L levels
                 known, # bool (S,): where the policy was asked; other states absorb
                 levels, # int64 (n,): which levels
                 horizon:int=TIMEOUT): # Steps
-    "Upper bounds on the probability of getting to each unknown state within `horizon` steps: float64 (n, 2*size*size), by place 2*cell + facing"
-    K,g = 2*table.size**2, 1-1/horizon
+    "Upper bounds on the probability of getting to each unknown state within `horizon` steps: float64 (n, num_places), by place"
+    K,g = table.num_places, 1-1/horizon
     rank = torch.full((len(table.levels),), -1)
     rank[levels] = torch.arange(len(levels))
-    place = 2*table.cell+table.facing
+    place = table.place
     s = ((rank[table.level]>=0) & known).nonzero()[:,0]
     flow = moves[s]*(table.outcome[s]==0)
     to = (rank[table.level[s],None]*K + place[table.next[s].long()])*K + place[s,None]
@@ -235,9 +235,8 @@ def _worth_asking(table, moves, known, levels, tolerance, horizon):
         states.append(torch.stack([some[row], place[row,col]]))
         open_.append(some[ask.any(1)])
     level,place = torch.cat(states, 1)
-    K = 2*table.size**2
-    code = table.level*K + 2*table.cell + table.facing
-    return torch.isin(code, level*K+place).nonzero()[:,0], torch.cat(open_)
+    code = table.level*table.num_places + table.place
+    return torch.isin(code, level*table.num_places+place).nonzero()[:,0], torch.cat(open_)
 
 # %% ../../nbs/evaluation/20_exact.ipynb #70023c73
 def query_reachable_states(asked:PolicyCache, # Of the policy

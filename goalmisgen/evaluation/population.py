@@ -9,7 +9,8 @@ __all__ = ['find_agents', 'distinct_frames', 'estimate_cost', 'Evaluation', 'eva
 import torch, warnings
 from dataclasses import dataclass
 from pathlib import Path
-from ..agents.population import Job, agents_of, run_jobs
+from ..agents.population import agents_of
+from ..jobs import Job, run_jobs
 from ..core import integer, read_json, require, write_json
 from .agents import agent_files, check_agents, departures
 from .exact import LEVELS_PER_RENDER, PolicyCache, Setting, parse_levels, render_levels, evaluation_levels
