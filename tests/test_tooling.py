@@ -17,6 +17,7 @@ import pytest
 import readme
 import run_notebooks
 import sidebar
+import style_counts
 from project import ROOT, Cell, Notebook, settings
 
 pytestmark = pytest.mark.slow
@@ -214,6 +215,64 @@ def test_docstrings(root):
     assert check.undocumented(ast.parse(code)) == ['f', 'C.m', 'q']
     (root/PACKAGE/'bare.py').write_text("__all__ = ['f']\ndef f(): pass\n")
     assert_complains(check.docstrings(root), 'bare.py: f has no docstring')
+
+
+def test_words(root):
+    assert check.words(root) == []
+    (root/PACKAGE/'env/one.py').write_text("__all__ = ['one', 'places', 'level_set']\none = places = level_set = hidden = 1\n")
+    (root/PACKAGE/'env/two.py').write_text("__all__ = ['one', 'Places', 'LevelSet']\none = Places = LevelSet = hidden = 1\n")
+    one, two = f'{PACKAGE}/env/one.py', f'{PACKAGE}/env/two.py'
+    assert check.words(root) == [f'level_set ({one}) and LevelSet ({two}) differ only by capitals or underscores',
+                                 f'one is public in {one} and {two}',
+                                 f'places ({one}) and Places ({two}) differ only by capitals or underscores']
+    (root/PACKAGE/'env/two.py').write_text("__all__ = ['NAMES', 'Names']\n")
+    assert check.words(root) == [f'NAMES ({two}) and Names ({two}) differ only by capitals or underscores']
+
+
+def test_rhythm(root):
+    exported, shows = code('#| export\nx = 1'), code('print(x)')
+    add(root, exported, exported, md('text'), exported, shows, exported)
+    assert check.rhythm(root) == []
+    path = add(root, exported, md('text'), exported, exported, shows, exported, md('text'), exported)
+    assert check.rhythm(root) == [
+        f'{path.relative_to(root)}, cells 3 to 6: 3 exported cells without text between, at most 2']
+
+
+def test_line_length(root):
+    "Ruff holds the longest line, in the cells of notebooks too"
+    limit = int(re.search(r'^line-length = (\d+)', (root/'pyproject.toml').read_text(), re.M)[1])
+    fits, long = (code(f"#| export\nx = '{'x'*(limit - 6 + more)}'\n") for more in (0, 1))
+    add(root, fits)
+    command = [sys.executable, '-m', 'ruff', 'check', '--no-cache', '--output-format', 'concise', '--select', 'E501']
+    assert subprocess.run(command, cwd=root, capture_output=True).returncode == 0
+    add(root, fits, long)
+    found = subprocess.run(command, cwd=root, capture_output=True, encoding='utf-8')
+    assert found.returncode == 1 and f'E501 Line too long ({limit + 1} > {limit})' in found.stdout
+    assert '03_three.ipynb' in found.stdout and 'Found 1 error' in found.stdout
+
+
+def test_checks_that_are_named_only():
+    "No check is lost: each runs always, or when it is named"
+    assert not {*check.CHECKS} & {*check.ASKED} and {'words', 'rhythm'} <= {o.__name__ for o in check.CHECKS + check.ASKED}
+    for o in check.CHECKS + check.ASKED: assert o.__doc__
+
+
+def test_style_counts(root):
+    body = 'def long_name(a, b: int, third, # is told\n              d, e, f, g):\n    "Raises a ValueError (Smith et al. 2020)"\n'
+    body += '    x, y, z = a, b, third\n    first, second = x, y\n    total = first + second\n    return total'
+    add(root, code('#| default_exp env.three'), code(f'#| export\nfrom functools import cache\n@cache\n{body}'),
+        code('#| export\n' + 'x'*101), code('#| export\n' + 'x'*141))
+    assert not check.nbdev('nbdev_export', root)
+    found = style_counts.counts(root)
+    assert found == {
+        'exported cells': '6', 'their lines: median, 95th percentile, longest': '2, 9, 9',
+        'code lines over 100 / 120 / 140 characters': '11.1 % / 5.6 % / 5.6 %',
+        'assignments that pack several values': '66.7 %', 'how many of them pack three or more': '1',
+        'one-letter names, of all that are bound': '69.2 %', 'markdown cells per exported cell': '0.50',
+        'runs of three or more exported cells without text': '1', 'parameters annotated': '14.3 %',
+        'public ones annotated or commented': '28.6 %', 'functions with more than 6 parameters': '1',
+        'docstrings of public symbols: any / shape or type / errors / source': '100.0 % / 0.0 % / 33.3 % / 33.3 %',
+        'functions behind a cache of their module': '1'}
 
 
 def test_cells():
