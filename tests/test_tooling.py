@@ -399,6 +399,23 @@ def test_makefile_lists_targets():
     for target in ['study', 'test', 'docs', 'check', 'export', 'notebooks', 'readme', 'clean']: assert f'make {target} ' in text
 
 
+def test_commit_hooks_work_in_a_fresh_clone(tmp_path):
+    "What git runs on a commit is a target of the Makefile, which sets up what it needs where there is no .venv yet"
+    import yaml
+    (hooks,) = (o['hooks'] for o in yaml.safe_load((ROOT/'.pre-commit-config.yaml').read_text())['repos'])
+    does = {'export': ['nbdev_export', 'nbdev_clean'], 'ruff': ['ruff check']}
+    assert [o['id'] for o in hooks] == [*does]
+    for name in ['Makefile', 'settings.ini', 'setup.py', 'pyproject.toml', 'constraints.txt']: shutil.copy(ROOT/name, tmp_path)
+    for hook in hooks:
+        assert hook['entry'].split()[0] == 'make' and hook['language'] == 'system' and hook['pass_filenames'] is False
+        command = ['make', '--dry-run', *hook['entry'].split()[1:]]
+        run = subprocess.run(command, cwd=tmp_path, capture_output=True, encoding='utf-8')
+        steps = ['-m venv', "-e '.[dev]'", *does[hook['id']]]
+        places = [run.stdout.find(step) for step in steps]
+        assert run.returncode == 0 and -1 not in places and places == sorted(places), run
+    assert [bool(re.search(hooks[0]['files'], o)) for o in ['nbs/env/06_chain.ipynb', f'{PACKAGE}/core.py', 'README.md']] == [True, True, False]
+
+
 # The package
 
 IMPORT_ALL = '''
