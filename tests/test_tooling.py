@@ -302,8 +302,41 @@ def test_run_is_repeatable(root):
 
 def test_run_stops_endless_notebook(root):
     path = add(root, code('while True: pass'))
-    text, why = run_notebooks.fresh(path, seconds=5)
-    assert text is None and 'stopped after 5 seconds' in why
+    text, why = run_notebooks.fresh(path, seconds=2)
+    assert text is None and 'stopped after 2 seconds' in why
+
+
+def test_forks_are_as_new_processes(root):
+    "A notebook finds nothing of the one before, and what ends one does not end the next"
+    leaves = "import os, sys, numpy\nos.environ['LEFT'] = numpy.left = sys.left = left = 'behind'\nos.chdir('/')"
+    finds = f"import os, sys, numpy\nfrom {PACKAGE}.env.two import two\nprint(two(), os.environ.get('LEFT'), hasattr(numpy, 'left'), "
+    finds += "hasattr(sys, 'left'), 'left' in dir(), os.getcwd() == os.path.dirname(os.path.abspath('03_three.ipynb')), set('abc'))"
+    finds += "\nprint(os.path.exists('03_three.ipynb'), sys.stdin.read())"
+    first, second = add(root, code(leaves), name='nbs/env/04_four.ipynb'), add(root, code(finds))
+    plain, _ = run_notebooks.fresh(second)
+    endless = add(root, code('while True: pass'), name='nbs/env/05_five.ipynb')
+    broken = add(root, code('x = 1/0  # the culprit'), name='nbs/env/06_six.ipynb')
+    server = run_notebooks.Server()
+    try:
+        assert server.fresh(first)[0] is not None
+        assert server.fresh(second)[0] == plain and '2 None False False False True' in plain and 'True \\n' in plain
+        assert server.fresh(endless, seconds=2) == run_notebooks.fresh(endless, seconds=2)
+        text, why = server.fresh(broken)
+        assert text is None and 'ZeroDivisionError' in why and '# the culprit' in why and 'the culprit' not in server.fresh(second)[1]
+    finally: server.close()
+    assert server.process.returncode == 0
+
+
+def test_many_notebooks_come_in_order_and_the_longest_begin_first(root, monkeypatch):
+    for i in range(3, 7): add(root, code(f'print("page", {i})'), name=f'nbs/env/0{i}_x.ipynb')
+    add(root, code('1/0'), name='nbs/env/07_y.ipynb')
+    files, asked = check.paths(root), []
+    monkeypatch.setattr(run_notebooks, 'LONGEST', ['env/06_x', 'env/02_two'])
+    monkeypatch.setattr(run_notebooks.Server, 'fresh', lambda self, path, flags: (asked.append(path.stem), run_notebooks.fresh(path, flags))[1])
+    found = list(run_notebooks.run_all(files, workers=1))
+    assert [p for p, *_ in found] == files and len(files) > run_notebooks.FEW
+    assert [p.stem for p, new, _ in found if new is None] == ['07_y'] and all(f'page {i}' in found[i - 1][1] for i in range(3, 7))
+    if sys.platform == 'linux': assert asked == ['06_x', '02_two', *(p.stem for p in files if p.stem not in ('06_x', '02_two'))]
 
 
 # The site
