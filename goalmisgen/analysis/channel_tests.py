@@ -16,7 +16,8 @@ from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from ..agents.impala import action_probs, load_policy
-from ..agents.population import Job, agents_of, run_jobs
+from ..agents.population import agents_of
+from ..jobs import Job, run_jobs
 from ..agents.training import training_levels
 from .channels import CHANNEL_INKS, PartRenderer, VIEWS, hold, picture_grid, shuffle, split_channels, telling_channels
 from .preferences import of_setting, plain
