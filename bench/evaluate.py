@@ -29,9 +29,9 @@ def publishedly(path, question, seeds):
     "CPU seconds of loading and of playing, and steps: one episode on each level, the published way"
     import torch
     from goalmisgen.agents.impala import load_policy
-    from goalmisgen.env.maze import ACTION_MOVES
-    from goalmisgen.evaluation.exact import render_levels
-    stages = [render_levels.__wrapped__(question, range(s, s+1)) for s in seeds]
+    from goalmisgen.env.table import ACTION_MOVES
+    from goalmisgen.evaluation.exact import render_part
+    stages = [render_part.__wrapped__(question, range(s, s+1)) for s in seeds]
     load = play = steps = 0
     torch.manual_seed(42)
     for st in stages:
@@ -57,9 +57,9 @@ def in_batches(path, question, seeds):
     "CPU seconds of loading and of playing, and steps: one episode on each level, all at once, every step looked at"
     import torch
     from goalmisgen.agents.impala import action_probs, load_policy
-    from goalmisgen.env.maze import ACTION_MOVES
-    from goalmisgen.evaluation.exact import render_levels, evaluation_levels
-    st, moves, rng = render_levels.__wrapped__(question, seeds), torch.tensor(ACTION_MOVES), torch.Generator().manual_seed(42)
+    from goalmisgen.env.table import ACTION_MOVES
+    from goalmisgen.evaluation.exact import render_part, evaluation_levels
+    st, moves, rng = render_part.__wrapped__(question, seeds), torch.tensor(ACTION_MOVES), torch.Generator().manual_seed(42)
     policy, state, steps = load_policy(path), st.table.start[torch.as_tensor(evaluation_levels(seeds).index)], 0
     begin = process_time()
     for _ in range(500):
@@ -74,9 +74,15 @@ def in_batches(path, question, seeds):
 def ours(path, question, protocol):
     "CPU seconds and the result of an evaluation, nothing being kept from before"
     from goalmisgen.agents.impala import load_policy
+<<<<<<< HEAD
     from goalmisgen.evaluation.exact import render_levels
     from goalmisgen.evaluation.protocol import evaluate
     render_levels.cache_clear()
+=======
+    from goalmisgen.evaluation.exact import render_part
+    from goalmisgen.evaluation.results import evaluate
+    render_part.cache_clear()
+>>>>>>> env
     begin = process_time()
     return evaluate(load_policy(path), question, protocol), process_time()-begin
 

@@ -12,7 +12,7 @@ from goalmisgen.analysis.channels import (PartRenderer, behind, blank, channel_s
                                           visibility)
 from goalmisgen.env.chain import shortest_path_moves
 from goalmisgen.env.levels import TRAIN, census, generate
-from goalmisgen.env.maze import ACTION_MOVES
+from goalmisgen.env.table import ACTION_MOVES
 from goalmisgen.env.objects import CHANNELS
 from goalmisgen.env.render import TEXTURES, Renderer
 from goalmisgen.evaluation.exact import Setting

@@ -13,7 +13,7 @@ import torch
 from goalmisgen.env.assets import PICTURE_FILES, asset_dir
 from goalmisgen.env.chain import absorption, move_probs
 from goalmisgen.env.levels import DUEL, generate
-from goalmisgen.env.maze import StateTable
+from goalmisgen.env.table import StateTable
 
 pytestmark = pytest.mark.slow
 

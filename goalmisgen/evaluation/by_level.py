@@ -10,7 +10,7 @@ __all__ = ['level_table', 'nearer_first', 'by_distance', 'draw_by_distance', 'pl
 import numpy as np
 from ..core import require
 from ..env.levels import DUEL, OBJ1, OBJ2, distances
-from ..env.maze import StateTable
+from ..env.table import StateTable
 from ..env.render import Renderer
 from .exact import ExactResult
 from .population import by_step

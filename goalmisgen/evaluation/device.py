@@ -12,15 +12,15 @@ from ..agents.impala import Policy
 from ..agents.parallel import probs_of_all
 from ..core import require
 from ..env.chain import absorption_backwards, move_probs
-from ..env.maze import StateTable, TIMEOUT
-from .exact import ExactResult, LEVELS_PER_RENDER, PolicyCache, Setting, _join, render_levels, evaluation_levels
+from ..env.table import StateTable, TIMEOUT
+from .exact import ExactResult, LEVELS_PER_RENDER, Setting, _join, render_part, evaluation_levels
 
 # %% ../../nbs/evaluation/29_device.ipynb #c58569ba
 class DeviceLevels:
     "A stage of an evaluation on a device: its table, and its distinct frames"
     def __init__(self, st, weights, device):
         self.table, self.weights = StateTable(st.table.levels, st.table.rewards, device), weights
-        keys, first, row = np.unique(PolicyCache(None).keys(st).numpy(), return_index=True, return_inverse=True)
+        keys, first, row = np.unique(st.frame_keys.numpy(), return_index=True, return_inverse=True)
         chunks = torch.as_tensor(first).split(4096)
         self.frames = torch.cat([st.frames(s).to(device) for s in chunks])
         self.row = torch.as_tensor(row, device=device)
@@ -30,8 +30,13 @@ class DeviceSetting:
     def __init__(self, setting, levels='published', device='cuda'):
         self.setting, self.levels = Setting.parse(setting), levels
         self.level_set = evaluation_levels(levels, self.setting.background)
+<<<<<<< HEAD
         parts = self.level_set.shares[:0], *np.split(self.level_set.shares, range(LEVELS_PER_RENDER, len(self.level_set.shares), LEVELS_PER_RENDER))
         self.stages = [DeviceLevels(render_levels(self.setting, levels, i), w, device) for i,w in enumerate(parts[1:])]
+=======
+        parts = self.level_set.weights[:0], *np.split(self.level_set.weights, range(LEVELS_PER_RENDER, len(self.level_set.weights), LEVELS_PER_RENDER))
+        self.stages = [DeviceLevels(render_part(self.setting, levels, i), w, device) for i,w in enumerate(parts[1:])]
+>>>>>>> env
 
 # %% ../../nbs/evaluation/29_device.ipynb #7b8b52d1
 @patch

@@ -4,22 +4,22 @@
 
 # %% auto #0
 __all__ = ['PUBLISHED_SEEDS', 'MAX_SEEDS', 'LEVELS_PER_RENDER', 'MAX_BATCH', 'MIN_BATCH', 'Setting', 'LevelSet', 'seed_range',
-           'seeds_name', 'parse_levels', 'evaluation_levels', 'RenderedLevels', 'render_levels', 'PolicyCache',
-           'reach_bound', 'query_reachable_states', 'ExactResult', 'preference', 'bounds', 'quantile', 'evaluate_exact']
+           'seeds_name', 'parse_levels', 'evaluation_levels', 'render_part', 'PolicyCache', 'reach_bound',
+           'query_reachable_states', 'ExactResult', 'preference', 'bounds', 'quantile', 'evaluate_exact']
 
 # %% ../../nbs/evaluation/20_exact.ipynb #397701da
-import hashlib, numpy as np, re, reprlib, torch
-from dataclasses import dataclass, replace
+import numpy as np, re, reprlib, torch
+from dataclasses import dataclass
 from fastcore.basics import patch
 from functools import cache, lru_cache, partial
 from ..agents.impala import Policy, action_probs
 from ..agents.windows import Layout, Look, as_built
 from ..core import integer, require
 from ..env.chain import Endings, absorption, move_probs
-from ..env.levels import DUEL, Levels, census, generate
-from ..env.maze import MOVES, StateTable, TIMEOUT
+from ..env.levels import DUEL, Levels, census, distinct_levels, generate
+from ..env.table import MOVES, StateTable, TIMEOUT
 from ..env.objects import BACKGROUNDS, GoalObject
-from ..env.render import Renderer
+from ..env.rendered import RenderedLevels, render_levels
 
 # %% ../../nbs/evaluation/20_exact.ipynb #5d3280d1
 @dataclass(frozen=True)
@@ -57,10 +57,9 @@ class LevelSet:
 # %% ../../nbs/evaluation/20_exact.ipynb #37e54d45
 def _census(background):
     "Every level there is, as `LevelSet`; the nine textures are equally likely"
-    c = census(DUEL)
-    if background!='textured': return LevelSet(c.levels, c.prob, np.arange(len(c)), 'census')
-    levels = replace(c.levels[np.tile(np.arange(len(c)), 9)], background=np.repeat(np.arange(9, dtype=np.uint8), len(c)))
-    return LevelSet(levels, np.tile(c.prob, 9)/9, np.arange(len(levels)), 'census')
+    every = census(DUEL)
+    if background=='textured': every = every.with_textures()
+    return LevelSet(every.levels, every.prob, np.arange(len(every)), 'census')
 
 # %% ../../nbs/evaluation/20_exact.ipynb #01a2b701
 MAX_SEEDS = 1_000_000 # Level seeds in one evaluation
@@ -102,39 +101,20 @@ def evaluation_levels(which='published', # 'published', 'census', or a range of 
 def _evaluation_levels(which, textured):
     "`evaluation_levels` of the census or a range, kept"
     if which=='census': return _census('textured' if textured else 'black')
-    levels = generate(DUEL, np.array(which))
-    key = levels.grid.reshape(len(levels),-1)
-    if textured: key = np.column_stack([key, levels.background])
-    _,first,index = np.unique(key, axis=0, return_index=True, return_inverse=True)
-    return LevelSet(levels[first], np.bincount(index.ravel())/len(levels), index.ravel(), seeds_name(which))
-
-# %% ../../nbs/evaluation/20_exact.ipynb #aaeb4b0c
-@dataclass(frozen=True, eq=False)
-class RenderedLevels:
-    "Some levels in a setting: their states, and the pictures that frames are drawn from"
-    table:StateTable # S states of L levels
-    renderer:Renderer # Draws the mouse
-    scenes:torch.Tensor # uint8 (L, 64, 64, 3): the levels without the mouse
-    digests:tuple # L byte strings: equal for equal scenes
-
-    def frames(self, states): # int64 (B,)
-        "What the agent sees in these states: uint8 (B, 64, 64, 3)"
-        t = self.table
-        return self.renderer.frames(self.scenes, t.level[states], t.cell[states], t.facing[states])
+    levels,index = distinct_levels(generate(DUEL, np.array(which)), textured)
+    return LevelSet(levels, np.bincount(index)/len(index), index, seeds_name(which))
 
 # %% ../../nbs/evaluation/20_exact.ipynb #83c21004
 LEVELS_PER_RENDER = 1024
 
 @lru_cache(maxsize=4)
-def render_levels(setting:Setting, # Which objects and background
+def render_part(setting:Setting, # Which objects and background
           which='published', # 'published', 'census', or a range of level seeds
           part:int=0 # Which 1,024 of the levels
           ) -> RenderedLevels:
     "A batch of the trials' distinct levels, ready to be looked at"
     levels = evaluation_levels(which, setting.background).levels[part*LEVELS_PER_RENDER:(part+1)*LEVELS_PER_RENDER]
-    renderer = Renderer(DUEL.size, (setting.obj1,setting.obj2), setting.background)
-    scenes = renderer.scenes(levels)
-    return RenderedLevels(StateTable(levels, DUEL.rewards), renderer, scenes, tuple(hashlib.blake2b(s, digest_size=16).digest() for s in scenes.numpy()))
+    return render_levels(levels, (setting.obj1,setting.obj2), setting.background)
 
 # %% ../../nbs/evaluation/20_exact.ipynb #b8277bb5
 class PolicyCache:
@@ -177,8 +157,7 @@ def whole(self:PolicyCache, stage:RenderedLevels):
 def windows(self:PolicyCache, stage:RenderedLevels):
     "The same where what frames share is seen once, now; `whole` if the policy is not a network as it was built, on a CPU"
     if not isinstance(self.policy, Policy) or not as_built(self.policy): return self.whole(stage)
-    t,first = stage.table, {}
-    alike = torch.tensor([first.setdefault(d, i) for i,d in enumerate(stage.digests)]) # the first level that looks the same
+    t,alike = stage.table, stage.first_alike
     exactly = lambda f: torch.no_grad()(torch.autocast('cpu', enabled=False)(f))
     look = exactly(Look)(self.policy, Layout(stage.renderer, t.levels, stage.scenes), alike.unique())
     return exactly(lambda states: look(stage.frames(states), alike[t.level[states]], t.cell[states])[0].softmax(1))
@@ -338,8 +317,13 @@ def evaluate_exact(policy, # `Policy`, a `PolicyCache` of one, or any function f
     levels = parse_levels(levels)
     t,before,out,shares = evaluation_levels(levels, setting.background), len(asked), [], []
     for part in range(-(-len(t.levels)//LEVELS_PER_RENDER)):
+<<<<<<< HEAD
         w = t.shares[part*LEVELS_PER_RENDER:(part+1)*LEVELS_PER_RENDER]
         out.append(_on_levels(asked, render_levels(setting, levels, part), w, tolerance, horizon))
+=======
+        w = t.weights[part*LEVELS_PER_RENDER:(part+1)*LEVELS_PER_RENDER]
+        out.append(_on_levels(asked, render_part(setting, levels, part), w, tolerance, horizon))
+>>>>>>> env
         shares.append(w.sum())
     ends,unexplored_mass,known = zip(*out)
     return ExactResult(setting, t, _join(ends, shares), len(asked)-before, np.concatenate(unexplored_mass), np.concatenate(known),

@@ -13,7 +13,7 @@ from ..agents.population import agents_of
 from ..jobs import Job, run_jobs
 from ..core import integer, read_json, require, write_json
 from .agents import agent_files, check_agents, departures
-from .exact import LEVELS_PER_RENDER, PolicyCache, Setting, parse_levels, render_levels, evaluation_levels
+from .exact import LEVELS_PER_RENDER, PolicyCache, Setting, parse_levels, render_part, evaluation_levels
 from .files import check_output, locked
 from .published import published_agents
 from .protocol import Protocol, ResultsFile, check_name, evaluate_agent, row_key
@@ -53,7 +53,7 @@ def distinct_frames(setting:Setting, levels='published') -> int:
     "How many different frames an agent can be shown in a setting"
     levels = parse_levels(levels)
     asked,parts = PolicyCache(None), range(-(-len(evaluation_levels(levels, setting.background).levels)//LEVELS_PER_RENDER))
-    return len(torch.cat([asked.keys(render_levels(setting, levels, i)).unique() for i in parts]).unique())
+    return len(torch.cat([asked.keys(render_part(setting, levels, i)).unique() for i in parts]).unique())
 
 # %% ../../nbs/evaluation/26_population.ipynb #2bbe67bb
 def estimate_cost(settings, # `Setting`s

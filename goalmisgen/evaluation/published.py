@@ -11,7 +11,7 @@ import csv, io, numpy as np, os, re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from ..core import digest, require
-from ..env.maze import TIMEOUT
+from ..env.table import TIMEOUT
 from .agents import AgentFile
 from .exact import PUBLISHED_SEEDS, Setting, preference, quantile, seeds_name
 from .files import typed

@@ -9,9 +9,14 @@ __all__ = ['SampledResult', 'evaluate_sampled']
 import numpy as np, torch
 from dataclasses import dataclass
 from ..core import integer, require
+<<<<<<< HEAD
 from ..env.maze import ACTION_MOVES, TIMEOUT
 from .exact import LEVELS_PER_RENDER, PolicyCache, Setting, LevelSet, parse_levels, preference, render_levels, evaluation_levels
 from .intervals import wilson_interval
+=======
+from ..env.table import ACTION_MOVES, TIMEOUT
+from .exact import LEVELS_PER_RENDER, PolicyCache, Setting, LevelSet, parse_levels, preference, render_part, evaluation_levels
+>>>>>>> env
 
 # %% ../../nbs/evaluation/21_sampled.ipynb #8faffbd4
 @dataclass(frozen=True, eq=False)
@@ -47,7 +52,7 @@ class SampledResult:
 class _Arena:
     "The levels of an evaluation, stage after stage: states are numbered through"
     def __init__(self, asked, setting, levels, count):
-        self.asked,self.stages = asked, [render_levels(setting, levels, i) for i in range(-(-count//LEVELS_PER_RENDER))]
+        self.asked,self.stages = asked, [render_part(setting, levels, i) for i in range(-(-count//LEVELS_PER_RENDER))]
         self.first = torch.tensor([0]+[len(st.table) for st in self.stages]).cumsum(0)
         put = lambda f: torch.cat([f(st,o) for st,o in zip(self.stages, self.first)])
         self.start,self.next = put(lambda st,o: st.table.start+o), put(lambda st,o: st.table.next.long()+o)

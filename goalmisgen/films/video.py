@@ -18,7 +18,7 @@ from ..agents.impala import action_probs
 from ..core import atomic_path, require
 from ..env.chain import move_probs
 from ..env.levels import DUEL, Levels
-from ..env.maze import ACTION_MOVES, MOVE_STEPS, StateTable, TIMEOUT
+from ..env.table import ACTION_MOVES, MOVE_STEPS, StateTable, TIMEOUT
 from ..env.render import Renderer
 from ..evaluation.exact import Setting
 from ..style import INK, enlarge

@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw
 from ..agents.impala import load_policy
 from ..core import integer, require
 from ..env.levels import DUEL, MazeSpec, generate
-from ..env.maze import MOVE_STEPS
+from ..env.table import MOVE_STEPS
 from ..env.objects import icon
 from ..env.render import Renderer, TEXTURES, load_picture
 from ..evaluation.agents import AgentFile, agent_files
