@@ -13,7 +13,8 @@ from pathlib import Path
 from ..core import digest, require
 from ..env.table import TIMEOUT
 from .agents import AgentFile
-from .exact import PUBLISHED_SEEDS, Setting, preference, quantile, seeds_name
+from .exact import preference, quantile
+from .questions import PUBLISHED_SEEDS, Setting, seeds_name
 from .files import typed
 from .results import Result, SCHEMA, to_table
 from .intervals import wilson_interval

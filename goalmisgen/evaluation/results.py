@@ -10,22 +10,12 @@ __all__ = ['SCHEMA', 'METHODS', 'COLUMNS', 'KEY', 'OLD_NAMES', 'Result', 'schema
 import dataclasses, math, numpy as np, re
 from dataclasses import dataclass, fields
 from pathlib import Path
-<<<<<<< HEAD
 from ..core import require
-from ..env.maze import TIMEOUT
-from .exact import ExactResult, Setting, bounds, evaluate_exact, preference, quantile
+from ..env.table import TIMEOUT
+from .exact import ExactResult, bounds, preference, quantile
 from .files import read_cells, typed, write_table
 from .intervals import wilson_interval
-=======
-from ..agents.impala import load_policy
-from ..core import integer, require
-from ..env.table import TIMEOUT
-from .agents import AgentFile, agent_files, check_agents
-from .exact import ExactResult, PolicyCache, Setting, bounds, evaluate_exact, preference
-from .exact import parse_levels, quantile, evaluation_levels
-from .files import check_output, locked, read_cells, typed, write_table
-from .sampled import evaluate_sampled, wilson
->>>>>>> env
+from .questions import Setting
 
 # %% ../../nbs/evaluation/22_results.ipynb #49adf406
 SCHEMA = 4

@@ -10,7 +10,7 @@ __all__ = ['PAPER', 'DATASET_512', 'against_gem', 'line_pairs', 'PaperPopulation
 from dataclasses import dataclass
 from ..core import require
 from ..env.objects import COLOURS, GoalObject, icon
-from .exact import Setting
+from .questions import Setting
 from ..style import SOFT, style
 
 # %% ../../nbs/evaluation/24_settings.ipynb #cc9eb8dc
