@@ -10,7 +10,9 @@ import pytest
 import torch
 
 from goalmisgen.env.levels import OBJ1, OBJ2, WALL, MazeSpec, generate, make_levels, parse_level
-from goalmisgen.env.maze import ACTION_MOVES, MOVE_STEPS, MazeEnv, level_seeds
+from goalmisgen.env.maze import MazeEnv
+from goalmisgen.env.random import level_seeds
+from goalmisgen.env.table import ACTION_MOVES, MOVE_STEPS
 from goalmisgen.env.procgen import Engine, EngineMaze
 from goalmisgen.env.render import Renderer
 from goalmisgen.env.states import check_state, put_level, read_levels, read_state, write_state

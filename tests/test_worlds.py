@@ -13,7 +13,8 @@ from answers import same
 from goalmisgen.env import maze
 from goalmisgen.env.adapters import Gym3Maze, GymnasiumMaze, GymnasiumMazes, procgen_like, register_worlds, single_env, vector_env
 from goalmisgen.env.levels import OBJ1, OBJ2, MazeSpec, distances, generate
-from goalmisgen.env.maze import ACTION_MOVES, MOVE_STEPS, StateTable, level_seeds
+from goalmisgen.env.random import level_seeds
+from goalmisgen.env.table import ACTION_MOVES, MOVE_STEPS, StateTable
 from goalmisgen.env.procgen import Engine, EngineMaze
 from goalmisgen.env.render import Renderer
 from goalmisgen.env.worlds import ALIASES, PICTURES, SUBSTITUTES, WORLDS, World, find_object, get_world, make_env, picture

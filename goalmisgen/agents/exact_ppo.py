@@ -13,7 +13,7 @@ from .training import MAX_LISTED_LEVELS, PRECISIONS, Learner, Seeds, training_le
 from .windows import Layout, answer
 from ..core import integer, plain_numbers, require
 from ..env.chain import Solver
-from ..env.maze import ACTION_MOVES, StateTable
+from ..env.table import ACTION_MOVES, StateTable
 from ..env.objects import BACKGROUNDS, GoalObject
 from ..env.render import Renderer
 

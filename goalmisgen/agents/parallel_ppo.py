@@ -14,7 +14,8 @@ from .parallel import Workspace, ParallelTrainer, PlainNetwork, GraphedCall, cap
 from .ppo import PPO, Batch, PPOConfig, advantages, ppo_loss
 from .training import Seeds, training_levels
 from ..core import require
-from ..env.maze import ACTION_MOVES, StateTable, TIMEOUT, level_seeds
+from ..env.random import level_seeds
+from ..env.table import ACTION_MOVES, StateTable, TIMEOUT
 
 # %% ../../nbs/agents/19_parallel_ppo.ipynb #2f7ae184
 def distinct_ids(ids, num_ids:int, capacity:int):

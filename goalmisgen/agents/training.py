@@ -17,8 +17,8 @@ from .weights import load_sealed, misfits, save_sealed
 from .windows import Layout, answer
 from ..core import digest, integer, read_json, require, to_dict, write_atomic
 from ..env.chain import absorption, move_probs
-from ..env.levels import Levels, MazeSpec, census
-from ..env.maze import StateTable, distinct_levels
+from ..env.levels import MazeSpec, census, seeded_levels
+from ..env.table import StateTable
 from ..env.render import Renderer
 
 # %% ../../nbs/agents/12_training.ipynb #5d4a1513
@@ -57,13 +57,11 @@ def training_levels(size:int=5, background='black', num_levels:int=0):
     "The distinct levels an agent trains on, and their probabilities: `Levels`, float64 (L,). `ValueError` if there are too many"
     if num_levels and (size>5 or num_levels<100_000):
         require(num_levels<=MAX_LISTED_LEVELS, 'num_levels', num_levels, f'at most {MAX_LISTED_LEVELS} levels in a world of size {size}')
-        levels,row = distinct_levels(MazeSpec(size=size), num_levels, 0, background)
+        levels,row = seeded_levels(MazeSpec(size=size), num_levels, textured=background=='textured')
         return levels, torch.bincount(torch.tensor(row), minlength=len(levels)).double()/num_levels
-    c = census(MazeSpec(size=size))
-    if background!='textured': return c.levels, torch.tensor(c.prob)
-    n,back = len(c), torch.arange(9).repeat_interleave(len(c)).numpy().astype('uint8')
-    tile = c.levels[torch.arange(n).repeat(9).numpy()]
-    return Levels(tile.grid, back, tile.start, tile.seeds), torch.tensor(c.prob).repeat(9)/9
+    every = census(MazeSpec(size=size))
+    if background=='textured': every = every.with_textures()
+    return every.levels, torch.tensor(every.prob)
 
 # %% ../../nbs/agents/12_training.ipynb #9f0af859
 def evaluate_on_training_levels(policy, goal='yellow line', background='black', size:int=5, num_levels:int=0):

@@ -11,7 +11,8 @@ from functools import lru_cache
 from importlib import import_module
 from fastcore.basics import patch
 from ..core import digest, integer, require, to_dict
-from .maze import ACTION_MOVES, MOVE_STEPS, MazeEnv, TIMEOUT
+from .maze import MazeEnv
+from .table import ACTION_MOVES, MOVE_STEPS, TIMEOUT
 from .objects import GoalObject
 from .worlds import ALIASES, WORLDS, get_world, make_env
 from ..style import enlarge
