@@ -15,7 +15,7 @@ from goalmisgen.env.levels import TRAIN, census, generate
 from goalmisgen.env.table import ACTION_MOVES
 from goalmisgen.env.objects import CHANNELS
 from goalmisgen.env.render import TEXTURES, Renderer
-from goalmisgen.evaluation.exact import Setting
+from goalmisgen.evaluation.questions import Setting
 
 pytestmark = pytest.mark.slow
 
