@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['PLACES', 'spec_text', 'parse_spec', 'Mixture', 'distribution_text', 'parse_distribution', 'family_of',
-           'sample_levels', 'join_levels', 'place_cells', 'mark_place']
+           'sample_levels', 'place_cells', 'mark_place']
 
 # %% ../../nbs/env/04_distributions.ipynb #deb29b71
 import numpy as np, re
 from dataclasses import dataclass, replace
 from ..core import require
-from .levels import Levels, MazeSpec, OBJ1, OBJ2, SPACE, generate
+from .levels import Levels, MazeSpec, OBJ1, OBJ2, SPACE, generate, join_levels
 from .random import check_seeds, random_words
 
 # %% ../../nbs/env/04_distributions.ipynb #db5c0737
@@ -117,10 +117,6 @@ def sample_levels(distribution, # A `MazeSpec` or a `Mixture`
     parts = [generate(spec, seeds[family==k]) for k, spec in enumerate(distribution.specs)]
     back = np.argsort(np.argsort(family, kind='stable'), kind='stable')
     return join_levels(parts)[back]
-
-def join_levels(parts) -> Levels: # `Levels` of one size
-    "Batches of levels one after the other"
-    return Levels(*(np.concatenate([getattr(p, f) for p in parts]) for f in ('grid', 'background', 'start', 'seeds')))
 
 # %% ../../nbs/env/04_distributions.ipynb #a8c60e43
 PLACES = ('top right corner', 'top left corner', 'bottom right corner')
