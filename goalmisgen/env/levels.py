@@ -215,7 +215,8 @@ def _place_object(d, opened, words, spent, code, grid, region=None):
 
 # %% ../../nbs/env/03_levels.ipynb #aae17b38
 def _one_size(spec, d, words, first):
-    "Grids (N, d, d) of mazes of size `d`, and how many of `words` (K, N) are spent, `first` of them before: (N,)"
+    """Grids (N, d, d) of mazes of size `d`, and how many of `words` (K, N) are spent, `first` of them
+    before: (N,)"""
     trees = first+len(wall_candidates(d))
     walls,opened = random_tree(d, words[first:trees])
     spent = np.full(words.shape[1], trees)

@@ -44,7 +44,8 @@ def _twist(s):
 # %% ../../nbs/env/02_random.ipynb #d8b067ca
 def random_words(seeds:np.ndarray|range|list, # int (N,), each 0 <= seed < 2**32
                  n:int): # How many outputs of each stream
-    "The first `n` outputs of `mt19937(seed)` for every seed: uint32 (n, N). `ValueError` on a seed over 32 bits"
+    """The first `n` outputs of `mt19937(seed)` for every seed: uint32 (n, N). `ValueError` on a seed over
+    32 bits"""
     seeds = check_seeds(seeds)
     if n<=227:
         state = _seeded(seeds, 397+n)

@@ -54,8 +54,8 @@ def random_tree(d:int, # Cells on a side, odd
 
 # %% ../../nbs/env/02_walls.ipynb #794a7576
 def draw_below(words:np.ndarray, spent:np.ndarray, lanes:np.ndarray, n:np.ndarray):
-    """A number below `n` (M,) for each of M lanes: int64 (M,). Takes the next of the lane's words and counts it
-    in `spent` (N,); the last one is taken again when a lane has no more"""
+    """A number below `n` (M,) for each of M lanes: int64 (M,). Takes the next of the lane's words and
+    counts it in `spent` (N,); the last one is taken again when a lane has no more"""
     word = words[np.minimum(spent[lanes], len(words)-1), lanes]
     spent[lanes] += 1
     return (word % n.astype(np.uint32)).astype(np.int64)
