@@ -15,194 +15,266 @@ from .levels import Levels, OBJ1, SPACE, WALL, place_of, world_size
 from .objects import BACKGROUNDS, GoalObject, sprite
 
 # %% ../../nbs/env/05_render.ipynb #748f70ec
-TEXTURES = ('floortiles', *(f'backgrounddetailed{i}' for i in range(1,9))) # In the order of the background index
-_LOADED = ('wall', 'mouse', *TEXTURES)
+# In the order of the background index
+TEXTURES = ('floortiles', *(f'backgrounddetailed{i}' for i in range(1,9)))
+_PICTURES = ('wall', 'mouse', *TEXTURES)
 
 # %% ../../nbs/env/05_render.ipynb #28ead48e
 @lru_cache
 def load_picture(name:str # 'wall', 'mouse', or one of `TEXTURES`
                  ) -> np.ndarray:
-    "One of Procgen's pictures: uint8 (H, W, 4), RGBA, not writable"
+    "One of Procgen's pictures: uint8 (H, W, 4), RGBA, not writable. `ValueError` on an unknown name"
     from PIL import Image
-    require(name in _LOADED, 'picture', name, ', '.join(_LOADED))
-    with Image.open(asset_dir()/PICTURE_FILES[name]) as im: rgba = np.array(im.convert('RGBA'))
+    require(name in _PICTURES, 'picture', name, ', '.join(_PICTURES))
+    with Image.open(asset_dir()/PICTURE_FILES[name]) as image: rgba = np.array(image.convert('RGBA'))
     rgba.setflags(write=False)
     return rgba
 
 # %% ../../nbs/env/05_render.ipynb #721e55d4
 PIXELS = 64 # Width and height of an observation
 
-def _rect(size, x, top, eps): # the unit square with left edge `x` and top edge `top`, in cells
-    "Its left edge, top edge and width in pixels, as the engine computes them: float32"
-    f = np.float32
-    unit = f(PIXELS)/f(size)
-    view = f(PIXELS)/unit
-    off = unit*(f(size)/f(2) - view/f(2))
-    return (f(x)-f(eps))*unit - off, (view-f(top)-f(eps))*unit + off, (f(1)+f(2)*f(eps))*unit
+def _rect(size, x, top, margin):
+    "Left edge, top edge and width, in pixels, of the unit square at (x, top): float32, as the engine has them"
+    f32 = np.float32
+    unit = f32(PIXELS)/f32(size)
+    view = f32(PIXELS)/unit
+    offset = unit*(f32(size)/f32(2) - view/f32(2))
+    left = (f32(x)-f32(margin))*unit - offset
+    upper = (view-f32(top)-f32(margin))*unit + offset
+    return left, upper, (f32(1)+f32(2)*f32(margin))*unit
 
 # %% ../../nbs/env/05_render.ipynb #97072a72
-def _round(v):
-    "Half away from zero"
-    return int(np.floor(abs(v)+.5)*np.sign(v))
+def _round(x):
+    "The nearest integer, halves away from zero"
+    return int(np.floor(abs(x)+.5)*np.sign(x))
 
-# %% ../../nbs/env/05_render.ipynb #95b1af0f
-def _span(t0, width, n):
-    "Nearest-neighbour scaling of `n` source pixels onto a span: first destination pixel, and source index of each"
-    t0,width = float(t0),float(width)
+# %% ../../nbs/env/05_render.ipynb #0f19e430
+def _span(begin, width, n):
+    "Scaling of `n` source pixels onto a span: its first pixel, and the source pixel of each, int (P,)"
+    begin = float(begin)
+    width = float(width)
     step = int(65536*(n/width))
-    lo,hi = max(_round(t0),0), min(_round(t0+width),PIXELS)
-    base = int(np.ceil((lo+.5-t0)*step))-1
-    src = (base + np.arange(hi-lo)*step)>>16
-    return lo, src[(src>=0) & (src<n)]
+    first = max(_round(begin), 0)
+    end = min(_round(begin+width), PIXELS)
+    base = int(np.ceil((first+.5-begin)*step)) - 1
+    source = (base + np.arange(end-first)*step) >> 16
+    return first, source[(source>=0) & (source<n)]
 
 # %% ../../nbs/env/05_render.ipynb #e3abc505
-def _div255(v):
-    "Qt's division by 255 of an int array or tensor"
-    return (v + (v>>8) + 128)>>8
+def _div255(values):
+    "Qt's division by 255 of an integer array or tensor"
+    return (values + (values>>8) + 128) >> 8
 
-# %% ../../nbs/env/05_render.ipynb #58796928
 def _premultiply(rgba):
-    "int32 (..., 4) with colours multiplied by alpha"
-    c,a = rgba[...,:3].astype(np.int32), rgba[...,3:].astype(np.int32)
-    return np.concatenate([_div255(c*a), a], -1)
+    "Colours multiplied by alpha: int32 (..., 4)"
+    colour = rgba[...,:3].astype(np.int32)
+    alpha = rgba[...,3:].astype(np.int32)
+    return np.concatenate([_div255(colour*alpha), alpha], -1)
 
 # %% ../../nbs/env/05_render.ipynb #1cd78757
-def _scaled(rgba, size, x, top, eps):
-    "A sprite drawn at a cell: pixels (P,) as 64*row+column, and their premultiplied colours int32 (P, 4)"
-    left,up,width = _rect(size, x, top, eps)
-    (c0,cs),(r0,rs) = _span(left, width, rgba.shape[1]), _span(up, width, rgba.shape[0])
-    rows,cols = r0+np.arange(len(rs)), c0+np.arange(len(cs))
-    pix = (rows[:,None]*PIXELS + cols).ravel()
-    return pix, _premultiply(rgba[rs[:,None],cs].reshape(-1,4))
+def _scaled(rgba, size, x, top, margin):
+    "A sprite drawn at a cell: pixels int (P,), as 64*row + column, and premultiplied colours int32 (P, 4)"
+    left,upper,width = _rect(size, x, top, margin)
+    first_column,source_columns = _span(left, width, rgba.shape[1])
+    first_row,source_rows = _span(upper, width, rgba.shape[0])
+    rows = first_row + np.arange(len(source_rows))
+    columns = first_column + np.arange(len(source_columns))
+    pixels = (rows[:,None]*PIXELS + columns).ravel()
+    return pixels, _premultiply(rgba[source_rows[:,None],source_columns].reshape(-1,4))
 
 # %% ../../nbs/env/05_render.ipynb #3cb1768a
-def _layers(size, sprites): # sprites: one RGBA picture a cell code, or None
-    "For each layer: pixels (P,), cells (P,) and colours int32 (codes, P, 4)"
+def _stacks(size, sprites):
+    "For each pixel the cells that cover it, in the order of drawing: 4,096 lists of (cell, int32 (codes, 4))"
     stacks = [[] for _ in range(PIXELS*PIXELS)]
     for x in range(size):
         for y in range(size):
-            drawn = [_scaled(s, size, x, y+1, .02) if s is not None else None for s in sprites]
-            pix = next(d[0] for d in drawn if d is not None)
-            colours = np.stack([d[1] if d is not None else np.zeros((len(pix),4), np.int32) for d in drawn], 1)
-            for p,c in zip(pix, colours): stacks[p].append((y*size+x, c))
+            drawn = [s is not None and _scaled(s, size, x, y+1, .02) for s in sprites]
+            pixels = next(d for d in drawn if d)[0]
+            nothing = np.zeros((len(pixels),4), np.int32)
+            colours = np.stack([d[1] if d else nothing for d in drawn], 1)
+            for pixel,c in zip(pixels, colours): stacks[pixel].append((y*size+x, c))
+    return stacks
+
+# %% ../../nbs/env/05_render.ipynb #5e0c1202
+def _layers(size, sprites): # sprites: one RGBA picture a cell code, or None
+    "For each layer: pixels int (P,), the cells that cover them int (P,) and colours int32 (codes, P, 4)"
+    stacks = _stacks(size, sprites)
     layers = []
-    for k in range(max(map(len, stacks))):
-        pix = [p for p,s in enumerate(stacks) if len(s)>k]
-        cells,colours = zip(*(stacks[p][k] for p in pix))
-        layers.append((np.array(pix), np.array(cells), np.stack(colours, 1)))
+    for depth in range(max(map(len, stacks))):
+        pixels = [pixel for pixel,stack in enumerate(stacks) if len(stack)>depth]
+        cells,colours = zip(*(stacks[pixel][depth] for pixel in pixels))
+        layers.append((np.array(pixels), np.array(cells), np.stack(colours, 1)))
     return layers
 
 # %% ../../nbs/env/05_render.ipynb #1e0e811c
-def _background(kind, size, index=0):
-    "A background picture: int32 (4096, 3)"
-    if kind!='textured': return np.full((PIXELS*PIXELS,3), 127 if kind=='grey' else 0, np.int32)
-    rgba = load_picture(TEXTURES[index])
-    left,top,_ = _rect(size, 0, size, 0)
-    (_,cs),(_,rs) = _span(left, PIXELS, rgba.shape[1]), _span(top, PIXELS, rgba.shape[0])
-    return rgba[rs[:,None],cs,:3].reshape(-1,3).astype(np.int32)
+_PLAIN = dict(black=0, grey=127) # Grey level of the backgrounds without a texture
+
+def _floor(background, size, texture):
+    "The picture of an empty world, whose pixels are counted row by row: int32 (4096, 3)"
+    if background in _PLAIN: return np.full((PIXELS*PIXELS,3), _PLAIN[background], np.int32)
+    rgba = load_picture(TEXTURES[texture])
+    left,upper,_ = _rect(size, 0, size, 0)
+    _,columns = _span(left, PIXELS, rgba.shape[1])
+    _,rows = _span(upper, PIXELS, rgba.shape[0])
+    return rgba[rows[:,None],columns,:3].reshape(-1,3).astype(np.int32)
 
 # %% ../../nbs/env/05_render.ipynb #00e7721b
+def _visible(pixels, colours):
+    "What is drawn of a sprite; one pixel that shows nothing, where nothing is"
+    seen = colours[:,3]>0
+    return (pixels[seen], colours[seen]) if seen.any() else (pixels[:1], colours[:1])
+
+def _padded(array, length):
+    "An array whose first row is repeated until it is so long"
+    return np.concatenate([array, np.repeat(array[:1], length-len(array), 0)])
+
+# %% ../../nbs/env/05_render.ipynb #6252bad2
 def _stamps(size):
-    "Every mouse, indexed by its place: pixels int64 (S, P), colours int32 (S, P, 4)"
+    "Every mouse, indexed by its place: pixels int64 (num_places, P), colours int32 (num_places, P, 4)"
     left = load_picture('mouse')
-    drawn = [_scaled(pic, size, c%size, c//size+1, 0) for c in range(size*size) for pic in (left, left[:,::-1])]
-    drawn = [(pix[see], c[see]) if see.any() else (pix[:1], c[:1]) for pix,c in drawn for see in [c[:,3]>0]]
-    longest = max(len(p) for p,_ in drawn)
-    pad = lambda a: np.concatenate([a, np.repeat(a[:1], longest-len(a), 0)])
-    return np.stack([pad(p) for p,_ in drawn]), np.stack([pad(c) for _,c in drawn])
+    looks = left, left[:,::-1]
+    cells = [(cell%size, cell//size+1) for cell in range(size*size)]
+    drawn = [_visible(*_scaled(look, size, x, top, 0)) for x,top in cells for look in looks]
+    longest = max(len(pixels) for pixels,_ in drawn)
+    return tuple(np.stack([_padded(array, longest) for array in arrays]) for arrays in zip(*drawn))
 
 # %% ../../nbs/env/05_render.ipynb #15394546
+def _object_and_picture(obj):
+    "An object as it is known, and its picture uint8 (n, n, 4). `ValueError` on a picture of another kind"
+    if not isinstance(obj, np.ndarray): return GoalObject.parse(obj), sprite(obj)
+    ok = obj.dtype==np.uint8 and obj.ndim==3 and obj.shape==(len(obj),len(obj),4)
+    require(ok, 'picture', (obj.dtype.name,obj.shape), 'uint8 (n, n, 4)')
+    return obj, obj
+
+# %% ../../nbs/env/05_render.ipynb #858f7144
 class Renderer:
     "Draws what the agent sees. `ValueError` on an unknown object, background, size or sprite"
     def __init__(self,
         size:int=5, # World size in cells
-        objects=('yellow line',), # First and second object: names or `GoalObject`s, or RGBA pictures uint8 (n, n, 4)
+        objects:tuple|str|GoalObject=('yellow line',), # Names, `GoalObject`s or pictures uint8 (n, n, 4)
         background:str='black', # 'black', 'grey' or 'textured'
-        device='cpu'): # Torch device of the tables and frames
-        size = world_size(size)
+        device:str|torch.device='cpu'): # Of the tables and frames
         require(background in BACKGROUNDS, 'background', background, ', '.join(BACKGROUNDS))
-        objects = (objects,) if isinstance(objects, (str,GoalObject)) else objects
-        require(isinstance(objects, (tuple,list)) and len(objects) in (1,2), 'objects', objects, 'one name or picture, or a tuple of two')
-        self.size,self.background,self.device = size, background, torch.device(device)
-        self.objects = tuple(o if isinstance(o, np.ndarray) else GoalObject.parse(o) for o in objects)
-        self.pictures = tuple(o if isinstance(o, np.ndarray) else sprite(o) for o in self.objects)
-        for p in self.pictures: require(p.dtype==np.uint8 and p.ndim==3 and p.shape==(len(p),len(p),4), 'picture', (p.dtype.name,p.shape), 'uint8 (n, n, 4)')
-        put = lambda a: torch.as_tensor(np.ascontiguousarray(a), device=self.device)
-        kinds = range(9) if background=='textured' else (0,)
-        self._fill = put(np.stack([_background(background, size, i) for i in kinds]))
-        self._layers = [tuple(map(put, l)) for l in _layers(size, [None, load_picture('wall'), *self.pictures, *[None]*(2-len(objects))])]
-        self._stamp_pix,self._stamp = map(put, _stamps(size))
+        if isinstance(objects, (str,GoalObject)): objects = (objects,)
+        few = isinstance(objects, (tuple,list)) and len(objects) in (1,2)
+        require(few, 'objects', objects, 'one name or picture, or a tuple of two')
+        self.size = world_size(size)
+        self.background = background
+        self.device = torch.device(device)
+        self.objects,self.pictures = zip(*map(_object_and_picture, objects))
+        self._make_tables()
+
+# %% ../../nbs/env/05_render.ipynb #25994235
+@patch
+def _make_tables(self:Renderer):
+    "Everything that drawing looks up, as tensors on the device"
+    def tensor(array): return torch.as_tensor(np.ascontiguousarray(array), device=self.device)
+    textures = range(len(TEXTURES)) if self.background=='textured' else range(1)
+    floors = [_floor(self.background, self.size, texture) for texture in textures]
+    self.floors = tensor(np.stack(floors)) # int32 (textures, 4096, 3)
+    nothing = [None]*(2-len(self.pictures))
+    sprites = [None, load_picture('wall'), *self.pictures, *nothing] # by cell code
+    self._layers = [tuple(map(tensor, layer)) for layer in _layers(self.size, sprites)]
+    self._stamp_pixels,self._stamp_colours = map(tensor, _stamps(self.size))
+
+@patch
+def floor_pixels(self:Renderer,
+    texture:int=0): # Its number, 0 to 8; a floor without textures has the one
+    "The floor that agents see where nothing stands on it: uint8 (64, 64, 3) tensor"
+    return self.floors[texture].to(torch.uint8).view(PIXELS, PIXELS, 3)
 
 # %% ../../nbs/env/05_render.ipynb #fa4635ee
-def _blend(src, below): # src: int32 (..., 4) premultiplied, below: int32 (..., 3)
+def _blend(source, below): # int32 (..., 4), premultiplied, and int32 (..., 3)
     "Source over, in Qt's integer arithmetic"
-    return src[...,:3] + _div255(below*(255-src[...,3:]))
+    return source[...,:3] + _div255(below*(255-source[...,3:]))
+
+@patch
+def scenes(self:Renderer,
+    levels:Levels, # N levels of this renderer's size
+    chunk:int=512): # Levels drawn at a time
+    "Pictures of levels without the mouse: uint8 (N, 64, 64, 3) tensor. `ValueError` on another size"
+    require(levels.size==self.size, 'level size', levels.size, f'{self.size}, the size of this renderer')
+    out = torch.empty((len(levels),PIXELS*PIXELS,3), dtype=torch.uint8, device=self.device)
+    for i in range(0, len(levels), chunk):
+        part = levels[i:i+chunk]
+        codes = torch.as_tensor(part.grid.reshape(len(part),-1).astype(np.int64), device=self.device)
+        texture = torch.as_tensor(part.background.astype(np.int64), device=self.device)
+        picture = self.floors[texture if len(self.floors)>1 else torch.zeros_like(texture)]
+        for pixels,cells,colours in self._layers:
+            source = colours[codes[:,cells], torch.arange(len(pixels), device=self.device)]
+            picture[:,pixels] = _blend(source, picture[:,pixels])
+        out[i:i+chunk] = picture.to(torch.uint8)
+    return out.view(-1, PIXELS, PIXELS, 3)
 
 # %% ../../nbs/env/05_render.ipynb #c9c61fde
 @patch
-def scenes(self:Renderer, levels:Levels, chunk:int=512):
-    "Pictures of levels without the mouse: uint8 (N, 64, 64, 3) tensor, row 0 at the top"
-    require(levels.size==self.size, 'level size', levels.size, f'{self.size}, the size of this renderer')
-    out = torch.empty((len(levels), PIXELS*PIXELS, 3), dtype=torch.uint8, device=self.device)
-    for i in range(0, len(levels), chunk):
-        part = levels[i:i+chunk]
-        grid = torch.as_tensor(part.grid.reshape(len(part),-1).astype(np.int64), device=self.device)
-        img = self._fill[torch.as_tensor(part.background.astype(np.int64)*(len(self._fill)>1), device=self.device)]
-        for pix,cell,colours in self._layers:
-            src = colours[grid[:,cell], torch.arange(len(pix), device=self.device)]
-            img[:,pix] = _blend(src, img[:,pix])
-        out[i:i+chunk] = img.to(torch.uint8)
-    return out.view(-1, PIXELS, PIXELS, 3)
-
-# %% ../../nbs/env/05_render.ipynb #7bd40821
-@patch
 def frames(self:Renderer,
-    scenes, # uint8 (N, 64, 64, 3): what `Renderer.scenes` gave
-    index, # int64 (B,): which scene each frame shows
-    cell, # int64 (B,): the mouse's cell, size*y + x
-    facing, # int64 (B,): 0 left, 1 right
-    out=None): # uint8 (B, 64, 64, 3), contiguous: a tensor to write to
+    scenes:torch.Tensor, # uint8 (N, 64, 64, 3): what `Renderer.scenes` gave
+    index:torch.Tensor, # int64 (B,): which scene each frame shows
+    cell:torch.Tensor, # int64 (B,): the mouse's cell, size*y + x
+    facing:torch.Tensor, # int64 (B,): 0 left, 1 right
+    out:torch.Tensor|None=None): # uint8 (B, 64, 64, 3), contiguous: a tensor to write to
     "Observations: uint8 (B, 64, 64, 3) tensor, row 0 at the top"
     out = torch.index_select(scenes, 0, index, out=out)
-    flat,stamp = out.view(-1, PIXELS*PIXELS, 3), place_of(cell, facing)
-    pix = self._stamp_pix[stamp][...,None].expand(-1,-1,3)
-    mouse = _blend(self._stamp[stamp], flat.gather(1, pix).to(torch.int32))
-    flat.scatter_(1, pix, mouse.to(torch.uint8))
+    flat = out.view(-1, PIXELS*PIXELS, 3)
+    place = place_of(cell, facing)
+    pixels = self._stamp_pixels[place][...,None].expand(-1,-1,3)
+    mouse = _blend(self._stamp_colours[place], flat.gather(1, pixels).to(torch.int32))
+    flat.scatter_(1, pixels, mouse.to(torch.uint8))
     return out
 
-# %% ../../nbs/env/05_render.ipynb #1889a09c
+# %% ../../nbs/env/05_render.ipynb #cf6e9335
 @patch
 def first_frames(self:Renderer, levels:Levels):
     "The observation after a reset to each level: uint8 (N, 64, 64, 3) tensor"
-    cell = torch.as_tensor(levels.start.astype(np.int64), device=self.device)
-    cell = cell[:,0] + self.size*cell[:,1]
-    return self.frames(self.scenes(levels), torch.arange(len(levels), device=self.device), cell, torch.zeros_like(cell))
+    x,y = torch.as_tensor(levels.start.astype(np.int64), device=self.device).T
+    every = torch.arange(len(levels), device=self.device)
+    return self.frames(self.scenes(levels), every, x + self.size*y, torch.zeros_like(x))
 
 # %% ../../nbs/env/05_render.ipynb #906ca3aa
 @patch
 def mouse_spots(self:Renderer):
-    "What of a frame the mouse can change, by its cell: first and last row, first and last column, int64 (size*size, 4)"
-    pix = self._stamp_pix.view(self.size**2, -1)
-    return torch.stack([f(a, 1) for a in (pix//PIXELS, pix%PIXELS) for f in (torch.amin, torch.amax)], 1)
+    "What the mouse can change of a frame, by its cell: first and last row and column, int64 (size*size, 4)"
+    pixels = self._stamp_pixels.view(self.size**2, -1)
+    rows = pixels//PIXELS
+    columns = pixels%PIXELS
+    return torch.stack([rows.amin(1), rows.amax(1), columns.amin(1), columns.amax(1)], 1)
 
 # %% ../../nbs/env/05_render.ipynb #5a3b81b9
-def human_view(levels:Levels, i:int=0, objects=('red line','yellow gem'), background='black', cell:int|None=None, facing:int=0, pixels:int=512):
-    "Level `i` drawn large and smooth for people: uint8 (pixels, pixels, 3) array; `cell` places the mouse (default: its start)"
+def _paste(image, picture, box): # box: left, upper, right, lower, in pixels
+    "Scale a picture smoothly into a box of an image, in place"
     from PIL import Image
-    size = levels.size
-    cell = cell if cell is None else integer(cell, 'cell', 0, size*size-1)
-    pixels,facing = integer(pixels, 'pixels', size), integer(facing, 'facing', 0, 1)
-    r,unit = Renderer(size, objects, background), pixels/size
-    pics = {WALL: load_picture('wall'), **{OBJ1+k: p for k,p in enumerate(r.pictures)}}
-    fill = _FILLS[background] if background!='textured' else None
-    back = Image.fromarray(load_picture(TEXTURES[levels.background[i]])) if fill is None else Image.new('RGBA', (1,1), fill)
-    img = back.resize((pixels,pixels), Image.BILINEAR)
-    def put(pic, x, y):
-        box = [round(v*unit) for v in (x, size-1-y, x+1, size-y)]
-        img.alpha_composite(Image.fromarray(np.ascontiguousarray(pic)).resize((box[2]-box[0],box[3]-box[1]), Image.BILINEAR), (box[0],box[1]))
-    for y,x in np.argwhere(levels.grid[i]!=SPACE): put(pics[levels.grid[i,y,x]], x, y)
-    x,y = levels.start[i].tolist() if cell is None else (cell%size, cell//size)
-    put(load_picture('mouse')[:,::-1] if facing else load_picture('mouse'), x, y)
-    return np.array(img)[...,:3]
+    left,upper,right,lower = map(round, box)
+    small = Image.fromarray(np.ascontiguousarray(picture)).resize((right-left,lower-upper), Image.BILINEAR)
+    image.alpha_composite(small, (left,upper))
 
-_FILLS = dict(black=(0,0,0,255), grey=(127,127,127,255))
+def _backdrop(background, texture, pixels):
+    "A background as an image of this width and height"
+    from PIL import Image
+    if background in _PLAIN: return Image.new('RGBA', (pixels,pixels), (*[_PLAIN[background]]*3, 255))
+    return Image.fromarray(load_picture(TEXTURES[texture])).resize((pixels,pixels), Image.BILINEAR)
+
+# %% ../../nbs/env/05_render.ipynb #68a8bc29
+def human_view(levels:Levels, # Where to find the level
+    i:int=0, # Which one
+    objects:tuple=('red line','yellow gem'), # First and second, as for `Renderer`
+    background:str='black', # 'black', 'grey' or 'textured'
+    cell:int|None=None, # The mouse's; default its start
+    facing:int=0, # 0 left, 1 right
+    pixels:int=512): # Width and height of the picture
+    "A level drawn large and smooth for people: uint8 (pixels, pixels, 3). `ValueError` on bad arguments"
+    size = levels.size
+    grid = levels.grid[i]
+    pixels = integer(pixels, 'pixels', size)
+    mouse = load_picture('mouse')
+    if integer(facing, 'facing', 0, 1): mouse = mouse[:,::-1]
+    if cell is None: x,y = levels.start[i].tolist()
+    else: y,x = divmod(integer(cell, 'cell', 0, size*size-1), size)
+    objects = Renderer(size, objects, background).pictures
+    pictures = {WALL: load_picture('wall'), **dict(enumerate(objects, OBJ1))}
+    image = _backdrop(background, levels.background[i], pixels)
+    things = [(pictures[grid[row,column]], column, row) for row,column in np.argwhere(grid!=SPACE)]
+    unit = pixels/size
+    for picture,column,row in [*things, (mouse,x,y)]:
+        _paste(image, picture, (column*unit, (size-1-row)*unit, (column+1)*unit, (size-row)*unit))
+    return np.array(image)[...,:3]

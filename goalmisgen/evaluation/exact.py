@@ -70,7 +70,7 @@ def query_reachable_states(cache:PolicyCache, # Of the policy
     Move probabilities float64 (S, 5), staying put where not asked; and bool (S,): was it asked?"""
     table = rendered.table
     keys = cache.keys(rendered)
-    see = cache.windows(rendered)
+    see = cache.quick(rendered)
     stay = torch.full((len(table),), MOVES.index('stay'))
     moves = torch.nn.functional.one_hot(stay, len(MOVES)).double()
     shown = torch.zeros(len(cache.row), dtype=torch.bool) # for each key: by this question

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from fastcore.basics import patch
 from functools import cache, partial
 from pathlib import Path
+from ..agents.forward import forward_for
 from ..agents.impala import Policy, action_probs, load_policy
-from ..agents.windows import Layout, Look, as_built
 from ..core import require
 from ..env.chain import move_probs
 from ..env.rendered import RenderedLevels
@@ -114,18 +114,16 @@ def whole(self:PolicyCache, rendered:RenderedLevels):
     return lambda states: self.policy.function(rendered.frames(states))
 
 @patch
-def windows(self:PolicyCache, rendered:RenderedLevels):
-    "The same where what frames share is seen once, at the first call; `whole` if the policy is not a network as it was built, on a CPU"
-    network = self.policy.network
-    if not isinstance(network, Policy) or not as_built(network): return self.whole(rendered)
-    table = rendered.table
-    alike = rendered.first_alike
+def quick(self:PolicyCache, rendered:RenderedLevels):
+    "The same by the quickest forward there is for a network, prepared at the first call; `whole` for any other policy"
+    if not isinstance(self.policy.network, Policy): return self.whole(rendered)
     @cache
-    def seen(): return Look(network, Layout(rendered.renderer, table.levels, rendered.scenes), alike.unique())
+    def prepared():
+        forward = forward_for(self.policy.network, rendered)
+        forward.prepare(torch.arange(len(rendered.table)))
+        return forward
     def see(states):
-        with torch.no_grad(), torch.autocast('cpu', enabled=False):
-            logits,_ = seen()(rendered.frames(states), alike[table.level[states]], table.cell[states])
-            return logits.softmax(1)
+        with torch.no_grad(): return prepared()(states)[0].softmax(1)
     return see
 
 # %% ../../nbs/evaluation/19_policies.ipynb #184f11db
