@@ -15,9 +15,11 @@ from functools import cached_property
 from pathlib import Path
 from ..agents.impala import load_policy
 from ..agents.population import agents_of
-from .channel_tests import SCORE_COLUMNS
+from .scores import SCORE_COLUMNS, SCORE_KINDS
 from .channels import CHANNEL_INKS, picture_grid, split_channels
-from .preferences import MAX_STEPS_DRAWN, draw_scatter, name_dots, of_setting, plain, scatter_grid
+from .labels import name_dots, plain
+from .preferences import of_setting
+from .scatter import MAX_STEPS_DRAWN, draw_scatter, scatter_grid
 from ..core import integer, require
 from ..env.levels import DUEL, generate
 from ..env.maze import MOVES, StateTable
@@ -71,8 +73,10 @@ def draw_panel(table, # Data frame with the columns of `Result`
         fig.tight_layout()
         fig.savefig(out, format='svg', metadata={'Date':None})
     width,height = 72*fig.get_size_inches()
-    xy = ax.transData.transform(np.column_stack([np.minimum(rows.mean_length, MAX_STEPS_DRAWN), rows.preference]))*72/fig.dpi
-    dots = tuple(Dot(int(r.agent), round(x,2), round(height-y,2), describe(r)) for (x,y),r in zip(xy.tolist(), rows.itertuples()))
+    xy = ax.transData.transform(np.column_stack([np.minimum(rows.mean_length, MAX_STEPS_DRAWN),
+                                                 rows.preference]))*72/fig.dpi
+    dots = tuple(Dot(int(r.agent), round(x,2), round(height-y,2), describe(r))
+                 for (x,y),r in zip(xy.tolist(), rows.itertuples()))
     return Panel(setting, out.getvalue(), float(width), float(height), dots)
 
 # %% ../../nbs/analysis/38_views.ipynb #af2dae22
@@ -83,7 +87,8 @@ def find_weights(agents): # A folder with `agent-N` in it, a dict from number to
         found = agents_of(agents)
         require(found, 'folder of agents', str(agents), 'a folder with finished agents, agent-0, agent-1 …')
         return found
-    ok = isinstance(agents, dict) and all(isinstance(n, (int,np.integer)) and (callable(a) or isinstance(a, (str,Path))) for n,a in agents.items())
+    ok = isinstance(agents, dict) and all(isinstance(n, (int,np.integer))
+        and (callable(a) or isinstance(a, (str,Path))) for n,a in agents.items())
     require(ok, 'agents', agents, 'a folder, or a dict from number to a policy or its path')
     return dict(agents)
 
@@ -97,8 +102,10 @@ class Explorer:
         scores=None, # Data frame of channel scores, as `read_scores` gives it, or None
         agents=None): # A population's folder, or a dict from number to a policy or its path, or None
         _check_table(table, method)
-        known = [Setting(*o) for o in table[table.method==method][['obj1','obj2','background']].drop_duplicates().itertuples(index=False)]
-        self.table,self.method,self.settings = table, method, tuple(known) if settings is None else find_settings(settings)
+        known = [Setting(*o) for o in table[table.method==method][['obj1','obj2',
+            'background']].drop_duplicates().itertuples(index=False)]
+        self.table,self.method,self.settings = table, method, tuple(
+            known) if settings is None else find_settings(settings)
         self.population = table.population.iloc[0]
         self.rows = {s: _numbered(of_setting(table, s, method), s) for s in self.settings}
         self.agents = tuple(sorted({int(n) for rows in self.rows.values() for n in rows.agent}))
@@ -111,7 +118,8 @@ def _check_table(table, method):
     lacking = [c for c in COLUMNS if c not in getattr(table, 'columns', ())]
     require(not lacking, 'table', f'without {lacking[:3]}', 'a data frame with the columns of `Result`')
     names = sorted(set(table.population))
-    require(len(names)==1, 'populations of the table', names, 'one; choose the rows of one, such as table[table.population==name]')
+    require(len(names)==1, 'populations of the table', names,
+            'one; choose the rows of one, such as table[table.population==name]')
     require(method in set(table.method), 'method', method, ', '.join(sorted(set(table.method))))
 
 def _numbered(rows, setting):
@@ -128,7 +136,8 @@ def _checked_scores(scores, population):
     require(not lacking, 'scores', f'without {lacking[:3]}', 'the columns of `read_scores`')
     mine = scores[scores.population==population]
     require(len(mine), 'population of the scores', sorted(set(scores.population)), population)
-    require(not mine.agent.duplicated().any(), 'scores', 'several rows for an agent', 'one an agent: choose a goal and a background')
+    require(not mine.agent.duplicated().any(), 'scores', 'several rows for an agent',
+            'one an agent: choose a goal and a background')
     return mine.set_index('agent')[list(SCORE_COLUMNS)]
 
 # %% ../../nbs/analysis/38_views.ipynb #8e5efb50
@@ -152,7 +161,8 @@ def listen(self:Explorer, tell): # Function without arguments
 @patch
 def name(self:Explorer, setting:Setting) -> str:
     "What a setting is called here: without its background if all have the same"
-    return str(setting) if len({s.background for s in self.settings})>1 else f'{setting.obj1} vs {setting.obj2}'
+    return str(setting) if len({s.background
+                                for s in self.settings})>1 else f'{setting.obj1} vs {setting.obj2}'
 
 # %% ../../nbs/analysis/38_views.ipynb #09578cb6
 RESULT_COLUMNS = ('preference','preference_low','preference_high','mean_length','timeout')
@@ -187,7 +197,8 @@ def _one_html(self:Explorer):
     for s in self.settings:
         left,right = icon_html(s.obj1, s.background), icon_html(s.obj2, s.background)
         r = found.loc[str(s)] if str(s) in found.index else None
-        numbers = ['not asked','','',''] if r is None else [left + _bar(r.preference) + right, _number(r.preference), _number(r.mean_length, 1),
+        numbers = ['not asked','','',''] if r is None else [left + _bar(r.preference) + right,
+                                                            _number(r.preference), _number(r.mean_length, 1),
                                                             f'{100*r.timeout:.1f} %']
         rows.append([html.escape(self.name(s)), *numbers])
     return _table_html(['asked','','preference','mean steps','time runs out'], rows, 'gm-one')
@@ -198,12 +209,14 @@ MAX_STEPS_SHOWN = 40 # So many agents are listed
 @patch
 def _many_html(self:Explorer):
     "The preferences of the selected agents, a line each"
-    p = self.answers().pivot(index='agent', columns='setting', values='preference').reindex(columns=[str(s) for s in self.settings])
+    p = self.answers().pivot(index='agent', columns='setting',
+                             values='preference').reindex(columns=[str(s) for s in self.settings])
     head = [f'{icon_html(s.obj1, s.background)}<br>{icon_html(s.obj2, s.background)}' for s in self.settings]
     rows = [[str(n), *map(_number, r)] for n,r in zip(p.index, p.to_numpy())]
     mean = ['mean', *map(_number, p.mean())]
     rest = f'<p class="gm-soft">and {len(rows)-MAX_STEPS_SHOWN} more</p>' if len(rows)>MAX_STEPS_SHOWN else ''
-    return '<p class="gm-soft">Preferences for the upper object</p>' + _table_html(['agent',*head], [mean,*rows[:MAX_STEPS_SHOWN]]) + rest
+    return '<p class="gm-soft">Preferences for the upper object</p>' + _table_html(['agent',*head],
+        [mean,*rows[:MAX_STEPS_SHOWN]]) + rest
 
 # %% ../../nbs/analysis/38_views.ipynb #a7875e03
 @patch
@@ -213,8 +226,9 @@ def _scores_html(self:Explorer):
     n, = self.selected
     if n not in self.scores.index: return '<p class="gm-soft">No channel scores for this agent.</p>'
     s = self.scores.loc[n]
-    head = ['channel score', *(f'<span style="color:{ink}">{c}</span>' for c,ink in zip(CHANNELS, CHANNEL_INKS))]
-    return _table_html(head, [[kind, *(_number(s[f'{kind}_{c}']) for c in CHANNELS)] for kind in ('sight','need','self')])
+    head = ['channel score', *(f'<span style="color:{ink}">{c}</span>'
+                               for c,ink in zip(CHANNELS, CHANNEL_INKS))]
+    return _table_html(head, [[kind, *(_number(s[f'{kind}_{c}']) for c in CHANNELS)] for kind in SCORE_KINDS])
 
 # %% ../../nbs/analysis/38_views.ipynb #0f8ed7a8
 HINT = 'Click a dot, drag a rectangle around several, or go through them with the arrow keys; with Shift, more are added.'
@@ -253,10 +267,12 @@ def _read(self:Explorer, agent, source):
     "A policy from a path, checked against the table"
     if not isinstance(source, (str,Path)): return source
     file = Path(source)/'model.safetensors' if Path(source).is_dir() else Path(source)
-    require(file.is_file(), f'weights of agent {agent}', str(source), 'an agent folder with model.safetensors, a .safetensors file or a published .pth')
+    require(file.is_file(), f'weights of agent {agent}', str(source),
+            'an agent folder with model.safetensors, a .safetensors file or a published .pth')
     known = set(self.table.weights[self.table.agent==agent])-{'unknown'}
     mine = hashlib.sha256(file.read_bytes()).hexdigest()[:16]
-    require(not known or mine in known, f'fingerprint of {file}', mine, f'{", ".join(sorted(known))}, of which the table speaks')
+    require(not known or mine in known, f'fingerprint of {file}', mine,
+            f'{", ".join(sorted(known))}, of which the table speaks')
     return load_policy(source)
 
 # %% ../../nbs/analysis/38_views.ipynb #ad9a4c92
@@ -265,10 +281,13 @@ LONGEST = 40 # Steps after which an episode is cut short
 
 @patch
 def episodes(self:Explorer, setting, level:int=100_000, seed:int=0): # `Setting`; level seed; seed of the action sampling
-    "An `Episode` on one level for each selected agent, at most `MAX_AGENTS_SHOWN`, by number. `ValueError` if weights are missing"
-    require(self.selected and not self.no_weights(), 'selected agents', self.selected, f'agents whose weights are at hand: {list(self.weights)}')
+    """An `Episode` on one level for each selected agent, at most `MAX_AGENTS_SHOWN`, by number. `ValueError`
+    if weights are missing"""
+    require(self.selected and not self.no_weights(), 'selected agents', self.selected,
+            f'agents whose weights are at hand: {list(self.weights)}')
     some = self.selected[:MAX_AGENTS_SHOWN]
-    (played,) = play_together([self.policy(n) for n in some], setting, generate(DUEL, [level]), seed, frames=LONGEST+1)
+    (played,) = play_together([self.policy(n) for n in some], setting, generate(DUEL, [level]), seed,
+                              frames=LONGEST+1)
     return dict(zip(some, played))
 
 @patch
@@ -276,27 +295,34 @@ def animation(self:Explorer, setting, level:int=100_000, seed:int=0, scale:int=4
     "The episodes beside each other, with what the agent might have done at every step, as a GIF"
     played = self.episodes(setting, level, seed)
     with tempfile.TemporaryDirectory() as tmp:
-        return save_gif(film([list(played.values())], [f'agent {n}' for n in played], scale), Path(tmp)/'film.gif').read_bytes()
+        return save_gif(film([list(played.values())], [f'agent {n}' for n in played], scale),
+                        Path(tmp)/'film.gif').read_bytes()
 
 # %% ../../nbs/analysis/38_views.ipynb #ac54444c
 def _ring(ax, rows, selected):
     "Mark the selected agents on the axes of a scatter plot"
     mine = rows[rows.agent.isin(selected)]
-    ax.scatter(np.minimum(mine.mean_length, MAX_STEPS_DRAWN), mine.preference, s=34, color=ACCENT, lw=.8, edgecolor='white', clip_on=False, zorder=4)
+    ax.scatter(np.minimum(mine.mean_length, MAX_STEPS_DRAWN), mine.preference, s=34, color=ACCENT, lw=.8,
+               edgecolor='white', clip_on=False, zorder=4)
     mine = mine.dropna(subset=['preference'])
-    if 0<len(mine)<=6: name_dots(ax, np.minimum(mine.mean_length, MAX_STEPS_DRAWN), mine.preference, map(str, mine.agent))
+    if 0<len(mine)<=6: name_dots(ax, np.minimum(mine.mean_length, MAX_STEPS_DRAWN), mine.preference,
+                                 map(str, mine.agent))
 
 # %% ../../nbs/analysis/38_views.ipynb #b47e3549
 @patch
 def _lines(self:Explorer) -> list:
-    "The numbers of the selection as texts: a row for each setting if one agent is selected, else one for each agent"
+    """The numbers of the selection as texts: a row for each setting if one agent is selected, else one for
+    each agent"""
     a = self.answers()
     if len(self.selected)==1:
         names = {str(s): self.name(s) for s in self.settings}
-        rows = [[names[r.setting], _number(r.preference), _number(r.mean_length, 1), f'{100*r.timeout:.1f} %'] for r in a.itertuples()]
+        rows = [[names[r.setting], _number(r.preference), _number(r.mean_length, 1),
+                 f'{100*r.timeout:.1f} %'] for r in a.itertuples()]
         return [[f'agent {self.selected[0]}','preference','mean steps','time runs out'], *rows]
-    p = a.pivot(index='agent', columns='setting', values='preference').reindex(columns=[str(s) for s in self.settings])
-    return [['preference', *(f'{s.obj1}\nvs {s.obj2}' for s in self.settings)], *([f'agent {n}', *map(_number, r)] for n,r in zip(p.index, p.to_numpy()))][:13]
+    p = a.pivot(index='agent', columns='setting', values='preference').reindex(columns=[str(s)
+        for s in self.settings])
+    return [['preference', *(f'{s.obj1}\nvs {s.obj2}' for s in self.settings)],
+            *([f'agent {n}', *map(_number, r)] for n,r in zip(p.index, p.to_numpy()))][:13]
 
 # %% ../../nbs/analysis/38_views.ipynb #904d4c66
 def _write(fig, lines):
@@ -307,14 +333,16 @@ def _write(fig, lines):
         for i,cells in enumerate(lines):
             y -= .16*max(c.count('\n') for c in cells) # of several lines the last is on the row's
             for j,text in enumerate(cells):
-                look = dict(fontsize=8.5, ha='right' if j else 'left', va='baseline', color=INK if i*j else SOFT)
+                look = dict(fontsize=8.5, ha='right' if j else 'left', va='baseline', color=INK if i*j
+                            else SOFT)
                 fig.text((first+1.1*j if j else .3)/width, y/height, text, **look)
             y -= .21
 
 # %% ../../nbs/analysis/38_views.ipynb #f8eb89dd
 @patch
 def picture(self:Explorer, cols:int=3): # Plots a row
-    "The view as it stands: scatter plots with the selection marked, and its numbers below; returns a matplotlib figure"
+    """The view as it stands: scatter plots with the selection marked, and its numbers below; returns a
+    matplotlib figure"""
     s = list(self.settings)
     fig = scatter_grid(self.table, [s[i:i+cols] for i in range(0,len(s),cols)], method=self.method)
     for ax,setting in zip(fig.axes, s): _ring(ax, self.rows[setting], self.selected)
@@ -331,7 +359,8 @@ def png(fig, # matplotlib figure; it is closed
     out,small = io.BytesIO(), io.BytesIO()
     fig.savefig(out, format='png', dpi=dpi, bbox_inches='tight', pad_inches=.1)
     plt.close(fig)
-    Image.open(out).convert('RGB').quantize(colours, dither=Image.Dither.NONE).save(small, 'PNG', optimize=True)
+    Image.open(out).convert('RGB').quantize(colours, dither=Image.Dither.NONE).save(small, 'PNG',
+        optimize=True)
     return small.getvalue()
 
 # %% ../../nbs/analysis/38_views.ipynb #98bb2f99
@@ -351,12 +380,14 @@ class MazeView:
         s = Setting(self.obj1, self.obj2, self.background) # checks itself
         for f in ('obj1','obj2'): object.__setattr__(self, f, getattr(s, f))
         if self.cell is None: object.__setattr__(self, 'cell', int(self._table.cell[self._table.start[0]]))
-        require(self.cell in self.floor, 'cell', self.cell, f'open floor, size*y + x: {", ".join(map(str, self.floor))}')
+        require(self.cell in self.floor, 'cell', self.cell,
+                f'open floor, size*y + x: {", ".join(map(str, self.floor))}')
 
     @cached_property
     def _table(self): return StateTable(generate(DUEL, [self.level]), DUEL.rewards)
     @property
-    def floor(self) -> tuple: "Cells where the mouse can be"; return tuple(sorted(set(self._table.cell.tolist())))
+    def floor(self) -> tuple: "Cells where the mouse can be"; return tuple(sorted(set(self._table.cell.tolist(
+        ))))
 
 # %% ../../nbs/analysis/38_views.ipynb #89ce5287
 @patch
@@ -379,11 +410,13 @@ VIEW_NAMES = ('human view','observation',*CHANNELS)
 
 @patch
 def pictures(self:MazeView, scale:int=4) -> dict:
-    "What is to be seen, by the names in `VIEW_NAMES`: uint8 (64*scale, 64*scale, 3) each. `ValueError` on a scale below 1"
+    """What is to be seen, by the names in `VIEW_NAMES`: uint8 (64*scale, 64*scale, 3) each. `ValueError` on a
+    scale below 1"""
     levels,r = self._table.levels, Renderer(5, (self.obj1,self.obj2), self.background)
     at = torch.tensor([self.cell]), torch.tensor([self.facing])
     views = enlarge(split_channels(r.frames(r.scenes(levels), torch.tensor([0]), *at)[0].numpy()), scale)
-    return dict(zip(VIEW_NAMES, [human_view(levels, 0, (self.obj1,self.obj2), self.background, self.cell, self.facing, 64*scale), *views]))
+    return dict(zip(VIEW_NAMES, [human_view(levels, 0, (self.obj1,self.obj2), self.background, self.cell,
+                                            self.facing, 64*scale), *views]))
 
 @patch
 def picture(self:MazeView):

@@ -21,7 +21,8 @@ def _anywidget():
     "The modules anywidget and traitlets; `ValueError` naming the extra if the first is not installed"
     try: import anywidget
     except ImportError: anywidget = None
-    require(anywidget, 'anywidget', 'not installed', "the extra `widgets` for dots that can be clicked: pip install 'goalmisgen[widgets]'")
+    require(anywidget, 'anywidget', 'not installed',
+            "the extra `widgets` for dots that can be clicked: pip install 'goalmisgen[widgets]'")
     import traitlets
     return anywidget, traitlets
 
@@ -32,16 +33,20 @@ def _front(name): return files('goalmisgen').joinpath('data', 'widgets', name).r
 def scatter_class():
     "The class of the plots, an `anywidget.AnyWidget`. `ValueError` if anywidget is not installed"
     anywidget,t = _anywidget()
-    shared = dict(image=t.Unicode(), title=t.Unicode(), width=t.Float(), height=t.Float(), dots=t.List(t.Dict()), selected=t.List(t.Int()))
+    shared = dict(image=t.Unicode(), title=t.Unicode(), width=t.Float(), height=t.Float(),
+                  dots=t.List(t.Dict()), selected=t.List(t.Int()))
     source = dict(_esm=_front('scatter.js'), _css=_front('scatter.css'))
-    return type('ScatterWidget', (anywidget.AnyWidget,), source | {k: v.tag(sync=True) for k,v in shared.items()})
+    return type('ScatterWidget', (anywidget.AnyWidget,), source
+                | {k: v.tag(sync=True) for k,v in shared.items()})
 
 # %% ../../nbs/analysis/39_widgets.ipynb #300be1c8
 def scatter_widget(panel:Panel): # From `views.draw_panel`
-    "A scatter plot to click. Its trait `selected`, a list of agents' numbers, follows the browser, and the browser follows it"
+    """A scatter plot to click. Its trait `selected`, a list of agents' numbers, follows the browser, and the
+    browser follows it"""
     dots = [asdict(d) for d in panel.dots]
     look = dict(max_width='440px', min_width='0', margin='0')
-    return scatter_class()(image=panel.svg, title=str(panel.setting), width=panel.width, height=panel.height, dots=dots, layout=look)
+    return scatter_class()(image=panel.svg, title=str(panel.setting), width=panel.width, height=panel.height,
+                           dots=dots, layout=look)
 
 # %% ../../nbs/analysis/39_widgets.ipynb #8651fcaf
 class View:
@@ -69,13 +74,19 @@ class EpisodePlayer:
         self.explorer,self.note = explorer, w.HTML()
         self.setting = w.Dropdown(options=[(explorer.name(s), s) for s in explorer.settings])
         self.level,self.seed = (w.BoundedIntText(v, min=0, max=2**31-1) for v in (100_000,0))
-        self.next,self.again = (w.Button(description=d, layout=w.Layout(width='auto')) for d in ('next level','play again'))
-        self.film = w.Image(format='gif', layout=w.Layout(max_width='100%', object_fit='contain', align_self='flex-start'))
-        line = [_labelled(self.setting, 'episode in'), _labelled(self.level, 'level', '8em'), _labelled(self.seed, 'seed', '5em'), self.next, self.again]
-        self.controls = w.Box(line, layout=w.Layout(display='flex', flex_flow='row wrap', align_items='center'))
-        self.widget = w.VBox([self.note, self.controls, self.film], layout=w.Layout(flex='1 1 min(300px, 100%)', min_width='0'))
+        self.next,self.again = (w.Button(description=d, layout=w.Layout(width='auto'))
+                                for d in ('next level','play again'))
+        self.film = w.Image(format='gif', layout=w.Layout(max_width='100%', object_fit='contain',
+                                                          align_self='flex-start'))
+        line = [_labelled(self.setting, 'episode in'), _labelled(self.level, 'level', '8em'),
+                _labelled(self.seed, 'seed', '5em'), self.next, self.again]
+        self.controls = w.Box(line, layout=w.Layout(display='flex', flex_flow='row wrap',
+                                                    align_items='center'))
+        self.widget = w.VBox([self.note, self.controls, self.film],
+                             layout=w.Layout(flex='1 1 min(300px, 100%)', min_width='0'))
         for o in (self.setting, self.level, self.seed): o.observe(self.update, 'value')
-        for button,number in ((self.next,self.level), (self.again,self.seed)): button.on_click(partial(_one_more, number))
+        for button,number in ((self.next,self.level),
+                              (self.again,self.seed)): button.on_click(partial(_one_more, number))
 
 # %% ../../nbs/analysis/39_widgets.ipynb #0c75a49f
 def _one_more(number, button): number.value += 1
@@ -100,11 +111,15 @@ class ResultsView(View):
     def __init__(self, explorer:Explorer):
         import ipywidgets as w
         self.explorer,self._talking = explorer, False
-        self.plots = [scatter_widget(draw_panel(explorer.table, s, explorer.method, explorer.name(s))) for s in explorer.settings]
-        self.details,self.player = w.HTML(layout=w.Layout(flex='1 1 min(570px, 100%)', min_width='0')), EpisodePlayer(explorer)
-        grid = dict(display='grid', grid_template_columns='repeat(auto-fit, minmax(min(300px, 100%), 1fr))', max_width=f'{440*len(self.plots)}px')
+        self.plots = [scatter_widget(draw_panel(explorer.table, s, explorer.method, explorer.name(s)))
+                      for s in explorer.settings]
+        self.details,self.player = w.HTML(layout=w.Layout(flex='1 1 min(570px, 100%)',
+                                                          min_width='0')), EpisodePlayer(explorer)
+        grid = dict(display='grid', grid_template_columns='repeat(auto-fit, minmax(min(300px, 100%), 1fr))',
+                    max_width=f'{440*len(self.plots)}px')
         plots = w.Box(self.plots, layout=w.Layout(**grid))
-        self.widget = w.VBox([self._head(), plots, w.Box([self.details, self.player.widget], layout=w.Layout(display='flex', flex_flow='row wrap'))])
+        self.widget = w.VBox([self._head(), plots,
+            w.Box([self.details, self.player.widget], layout=w.Layout(display='flex', flex_flow='row wrap'))])
         self.widget.add_class('gm-view')
         for p in self.plots: p.observe(self._chosen, 'selected')
         explorer.listen(self.update)
@@ -113,7 +128,8 @@ class ResultsView(View):
     def _head(self):
         import ipywidgets as w
         e = self.explorer
-        return w.HTML(f'<p><span class="gm-title">{len(e.agents)} agents</span> <span class="gm-soft">of {html.escape(e.population)}</span></p>')
+        return w.HTML(
+            f'<p><span class="gm-title">{len(e.agents)} agents</span> <span class="gm-soft">of {html.escape(e.population)}</span></p>')
 
     def picture(self):
         "The plots with the selection marked and its numbers; a matplotlib figure"
@@ -143,7 +159,8 @@ def explore(table, # Data frame with the columns of `Result`, of one population
             scores=None, # Data frame of channel scores, as `read_scores` gives it
             agents=None, # Weights: a population's folder, or a dict from number to a policy or its path
             select=()): # Agents to begin with
-    "A `ResultsView` of a table: a scatter plot for each setting, with dots to choose. `ValueError` on bad input, or without the extra `widgets`"
+    """A `ResultsView` of a table: a scatter plot for each setting, with dots to choose. `ValueError` on bad
+    input, or without the extra `widgets`"""
     _anywidget()
     explorer = Explorer(table, settings, method, scores, agents)
     explorer.select(select)
@@ -160,10 +177,13 @@ class ChannelsView(View):
         import ipywidgets as w
         self.moment,self._talking = moment, False
         self.level = w.BoundedIntText(moment.level, min=0, max=2**32-1)
-        self.obj1,self.obj2 = (w.Dropdown(options=[str(o) for o in OBJECTS], value=v) for v in (moment.obj1,moment.obj2))
+        self.obj1,self.obj2 = (w.Dropdown(options=[str(o) for o in OBJECTS], value=v)
+                               for v in (moment.obj1,moment.obj2))
         self.background = w.Dropdown(options=BACKGROUNDS, value=moment.background)
-        self.steps = {d: w.Button(description=d, layout=w.Layout(width='auto')) for d in ('previous level','next level')}
-        self.keys = {m: w.Button(description=k, tooltip=f'move {m}', layout=w.Layout(width='2.8em')) for m,k in _KEYS.items()}
+        self.steps = {d: w.Button(description=d, layout=w.Layout(width='auto'))
+                      for d in ('previous level','next level')}
+        self.keys = {m: w.Button(description=k, tooltip=f'move {m}', layout=w.Layout(width='2.8em'))
+                     for m,k in _KEYS.items()}
         self.images = {n: w.Image(format='png', layout=w.Layout(width='100%')) for n in VIEW_NAMES}
         self.where = w.HTML()
         self.widget = self._layout()
@@ -183,10 +203,14 @@ def _layout(self:ChannelsView):
     import ipywidgets as w
     wrap = w.Layout(display='flex', flex_flow='row wrap')
     title = lambda n: w.HTML(f'<div style="{_TYPE}">{n}</div>')
-    cards = [w.VBox([title(n), i], layout=w.Layout(flex='1 1 150px', max_width='260px', min_width='0', margin='0 8px 8px 0')) for n,i in self.images.items()]
-    what = [_labelled(self.obj1, 'objects', '9em'), _labelled(self.obj2, 'and', '9em'), _labelled(self.background, 'on', '7em')]
-    how = [_labelled(self.level, 'level', '8em'), *self.steps.values(), _labelled(w.HBox([*self.keys.values()]), 'move the mouse')]
-    return w.VBox([w.Box(what, layout=wrap), w.Box(how, layout=wrap), self.where, w.Box(cards, layout=wrap)], layout=w.Layout(padding='8px'))
+    cards = [w.VBox([title(n), i], layout=w.Layout(flex='1 1 150px', max_width='260px', min_width='0',
+                                                   margin='0 8px 8px 0')) for n,i in self.images.items()]
+    what = [_labelled(self.obj1, 'objects', '9em'), _labelled(self.obj2, 'and', '9em'),
+            _labelled(self.background, 'on', '7em')]
+    how = [_labelled(self.level, 'level', '8em'), *self.steps.values(),
+           _labelled(w.HBox([*self.keys.values()]), 'move the mouse')]
+    return w.VBox([w.Box(what, layout=wrap), w.Box(how, layout=wrap), self.where, w.Box(cards, layout=wrap)],
+                  layout=w.Layout(padding='8px'))
 
 # %% ../../nbs/analysis/39_widgets.ipynb #2e73e6db
 @patch
@@ -215,7 +239,8 @@ def _changed(self:ChannelsView, change):
     self.show(replace(m, obj1=self.obj1.value, obj2=self.obj2.value, background=self.background.value))
 
 @patch
-def _step(self:ChannelsView, by, button): self.show(self.moment.at_level(min(max(self.moment.level+by, 0), 2**32-1)))
+def _step(self:ChannelsView, by, button): self.show(self.moment.at_level(min(max(self.moment.level+by, 0),
+    2**32-1)))
 
 @patch
 def _walk(self:ChannelsView, move, button): self.show(self.moment.moved(move))
@@ -225,5 +250,6 @@ def channel_viewer(level:int=100_000, # Level seed
                    obj1='red line', # First object
                    obj2='yellow gem', # Second object
                    background:str='black'): # black, grey or textured
-    "A `ChannelsView`: a maze as people see it, as the network does, and in each channel alone. `ValueError` on bad input"
+    """A `ChannelsView`: a maze as people see it, as the network does, and in each channel alone. `ValueError`
+    on bad input"""
     return ChannelsView(MazeView(level, obj1, obj2, background))
