@@ -24,7 +24,7 @@ from .evaluation.exact import Setting, evaluate_exact
 from .evaluation.files import check_output
 from .evaluation.population import evaluate_population
 from .evaluation.settings import DATASET_512, first_question
-from .evaluation.video import play_together, save_gif, side_by_side, most_discriminating_episodes, most_discriminating_level
+from .films.video import play_together, save_gif, side_by_side, most_discriminating_episodes, most_discriminating_level
 from .style import save_figure
 
 # %% ../nbs/40_study.ipynb #a8221a33

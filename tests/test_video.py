@@ -12,8 +12,8 @@ from goalmisgen.env.levels import DUEL, WALL, MazeSpec, generate
 from goalmisgen.env.maze import MazeEnv
 from goalmisgen.env.render import Renderer
 from goalmisgen.evaluation.exact import Setting
-from goalmisgen.evaluation.video import play_episode, play_together, save_film, save_gif, save_mp4, save_png, save_pngs
-from goalmisgen.evaluation.watch import (GAP, WatchOptions, film, film_size, load_agents, level_sheet, move_diagram, storyboard,
+from goalmisgen.films.video import play_episode, play_together, save_film, save_gif, save_mp4, save_png, save_pngs
+from goalmisgen.films.watch import (GAP, WatchOptions, film, film_size, load_agents, level_sheet, move_diagram, storyboard,
                                          most_discriminating_row, watch)
 
 pytestmark = pytest.mark.slow
@@ -409,7 +409,7 @@ def test_options_that_cannot_be(change, message):
 
 
 def test_watching_what_cannot_be_watched(agents, tmp_path, monkeypatch):
-    monkeypatch.setattr('goalmisgen.evaluation.watch.play_together', lambda *_: pytest.fail('began to play'))
+    monkeypatch.setattr('goalmisgen.films.watch.play_together', lambda *_: pytest.fail('began to play'))
     other = save_policy(Policy(0), tmp_path/'other', {})/'model.safetensors'
     weights = Policy(0).state_dict()
     weights['embedder.fc.weight'] = torch.zeros(256, 32*4*4)

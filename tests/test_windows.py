@@ -37,7 +37,7 @@ def small_chunks(monkeypatch):
 
 
 @pytest.fixture(params=WORLDS, scope='module')
-def full_table(request):
+def world(request):
     spec,objects,background,seeds = WORLDS[request.param]
     levels,renderer = generate(spec, seeds), Renderer(spec.size, objects, background)
     table,scenes = StateTable(levels, spec.rewards), renderer.scenes(levels)

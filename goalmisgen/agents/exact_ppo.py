@@ -66,7 +66,8 @@ ALGORITHM = 'exact-advantage PPO'
 
 class ExactPPO(Learner, config=ExactPPOConfig):
     "One agent in training. `learn` does one round; `done` tells when to stop"
-    algorithm,kept = ALGORITHM, ('order_rng','state_rng','order')
+    algorithm = ALGORITHM
+    checkpoint_attrs = ('order_rng','state_rng','order')
     columns,untrained = ('updates','value','length','advantage'), ('fc_value.weight','fc_value.bias')
 
     def __init__(self, config:ExactPPOConfig, seeds:Seeds=Seeds(), device='cpu', world:ExactWorld|None=None):

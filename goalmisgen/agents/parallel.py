@@ -16,8 +16,8 @@ from importlib import import_module
 from inspect import signature
 from .fused import FusedNetwork, fused_available
 from .impala import Policy
-from .population import PopulationReport, _check_call, _remembered_interrupt, agent_dir, claim_folder, report_population
-from .population import progress_bar, run_jobs
+from .population import PopulationReport, _check_call, agent_dir, claim_folder, report_population
+from ..jobs import progress_bar, remembered_interrupt, run_jobs
 from .training import Seeds, _finish, learner_for, resolve_precision, train_agent
 from ..core import integer, require
 from ..env.chain import absorption_backwards, move_probs
@@ -346,7 +346,7 @@ def train_parallel(config, # What the agents share: a config in `PARALLEL_CLASSE
     is written; `RuntimeError` if all failed"""
     seeds = [s if isinstance(s, Seeds) else Seeds(s) for s in seeds]
     parallel, todo = _prepare(config, seeds, folder, device, slots, streams, network, progress)
-    with ThreadPoolExecutor(4) as executor, progress_bar([], 'training', progress) as bar, _remembered_interrupt() as asked:
+    with ThreadPoolExecutor(4) as executor, progress_bar([], 'training', progress) as bar, remembered_interrupt() as asked:
         bar.total = len(todo)*config.updates
         queue, ended, saved = _Queue(parallel, todo, folder, executor), [], time.monotonic()
         queue.fill()

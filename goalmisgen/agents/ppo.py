@@ -107,7 +107,8 @@ ALGORITHM = 'PPO'
 
 class PPO(Learner, config=PPOConfig):
     "One agent in training. `learn` does one iteration; `done` tells when to stop"
-    algorithm,kept = ALGORITHM, ('rng','env_steps','moments','place')
+    algorithm = ALGORITHM
+    checkpoint_attrs = ('rng','env_steps','moments','place')
     columns = ('env_steps','updates','policy_loss','value_loss')
 
     def __init__(self, config:PPOConfig, seeds:Seeds=Seeds(), device='cpu'):

@@ -95,7 +95,7 @@ LEARNER_CLASSES = {} # Class of config: class of learner
 class Learner:
     "One agent in training. `learn` does one round and returns its metrics; `done` tells when to stop"
     algorithm = '' # Its name in manifests and tables
-    kept = () # Attributes that change in training: tensors, numbers or generators
+    checkpoint_attrs = () # Attributes that change in training: tensors, numbers or generators
     columns = ('updates',) # Metrics that every round has, among others
     untrained = () # Parameters that get no gradient
 

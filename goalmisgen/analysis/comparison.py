@@ -56,7 +56,7 @@ def _interval(a, b, statistic, seed):
     "95 % percentile interval of a statistic over resampled agents; nan where it is never finite"
     from scipy.stats import DegenerateDataWarning, bootstrap
     with warnings.catch_warnings(), np.errstate(invalid='ignore'):
-        warnings.simplefilter('ignore', DegenerateDataWarning) # where resamples do not vary, which is dealt with here
+        warnings.simplefilter('ignore', DegenerateDataWarning)
         drawn = bootstrap((a, b), statistic, vectorized=True, n_resamples=BOOTSTRAP_DRAWS,
                           method='percentile',
                           rng=np.random.default_rng(seed)).bootstrap_distribution
@@ -111,7 +111,7 @@ def _only_method(table, name) -> str:
 # %% ../../nbs/analysis/32_comparison.ipynb #da5fddbe
 def compare(tables:dict, # From a label to a data frame with the columns of `Result`, one method each
             setting:Setting, # What was asked
-            few:dict|None=None): # Likewise, agents too few for a distribution: each is a line in the last panel
+            few:dict|None=None): # Likewise, agents too few for a distribution: each is a line
     "A scatter plot for each table, then the distributions of all preferences together; returns the figure"
     methods = {name: _only_method(table, name) for name, table in tables.items()}
     with style() as plt:

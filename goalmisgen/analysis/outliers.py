@@ -109,8 +109,9 @@ def _beside_median(value, median): return f'({value:.2f}, median {median:.2f})'
 
 def _between_equals_phrase(s, p, median):
     "Which of two equal objects an agent reaches more often"
-    if p >= .5: return f'reaches the first of two {s.obj1}s more often than the second {_beside_median(p, median)}'
-    return f'reaches the second of two {s.obj1}s more often than the first {_beside_median(1-p, 1-median)}'
+    order = ('first','second') if p >= .5 else ('second','first')
+    numbers = _beside_median(p, median) if p >= .5 else _beside_median(1-p, 1-median)
+    return f'reaches the {order[0]} of two {s.obj1}s more often than the {order[1]} {numbers}'
 
 def _preference_phrase(s, p, median):
     "What an agent prefers, in words"
@@ -151,9 +152,11 @@ def _combination_phrase(matrix, agent, copula, at):
     value = matrix.loc[agent].iloc[j]
     about = 'no single answer stands out, but they do not go together: given the others, '
     if measure == 'steps':
-        return about + f'with {_both_objects(s)} it takes {value:.1f} steps where {np.exp(expected[j]):.1f} are expected'
+        steps = np.exp(expected[j])
+        return about + f'with {_both_objects(s)} it takes {value:.1f} steps where {steps:.1f} are expected'
     pair = f'{_with_article(s.obj1)} over {_with_article(s.obj2)}'
-    return about + f'its preference for {pair} is {value:.2f} where {np.sin(expected[j]/2)**2:.2f} is expected'
+    preference = np.sin(expected[j]/2)**2
+    return about + f'its preference for {pair} is {value:.2f} where {preference:.2f} is expected'
 
 # %% ../../nbs/analysis/36_outliers.ipynb #afac55ed
 def _setting_phrase(name, own, median, scores, at):
@@ -161,7 +164,8 @@ def _setting_phrase(name, own, median, scores, at):
     s = Setting.parse(name)
     walks = _steps_phrase(own.steps, median.steps, scores.steps, at)
     tells = np.isfinite(own.preference) and abs(scores.preference) >= at
-    return f'{_preference_phrase(s, own.preference, median.preference)}, {walks}' if tells else f'with {_both_objects(s)}, {walks}'
+    if not tells: return f'with {_both_objects(s)}, {walks}'
+    return f'{_preference_phrase(s, own.preference, median.preference)}, {walks}'
 
 def check_agent(matrix, agent):
     "`ValueError` unless the agent is a row of the matrix"

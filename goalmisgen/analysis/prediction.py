@@ -19,7 +19,7 @@ from ..style import SERIES, SOFT, style
 # %% ../../nbs/analysis/35_prediction.ipynb #466e99c2
 def cross_predict(X, # float (N, F): scores
                   Y, # float (N, K): K sets of preferences
-                  folds:int|None=None, # Parts of the agents, each predicted from the rest; default every agent
+                  folds:int|None=None, # Parts of the agents, each predicted from the rest; default N
                   seed:int=0 # Of the division into fewer parts
                   ) -> tuple:
     """Out-of-sample ridge predictions, and the means they compete with: float64 (N, K) each. `ValueError`

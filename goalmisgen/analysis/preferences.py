@@ -12,8 +12,8 @@ from pathlib import Path
 from ..core import require
 from ..env.objects import GoalObject
 from ..evaluation.exact import Setting
+from ..evaluation.intervals import wilson_interval
 from ..evaluation.results import COLUMNS, SCHEMA
-from ..evaluation.sampled import wilson
 from ..evaluation.settings import PAPER
 
 # %% ../../nbs/analysis/30_preferences.ipynb #41ba90ee
@@ -114,10 +114,10 @@ def _check_dots(preference, mean_length):
 
 def _interval(p, episodes):
     "Wilson's interval of one preference; the preference itself where it is exact, or missing"
-    return wilson(p*episodes, episodes) if episodes and p == p else (p, p)
+    return wilson_interval(p*episodes, episodes) if episodes and p == p else (p, p)
 
 # %% ../../nbs/analysis/30_preferences.ipynb #cfd7961f
-UNKNOWN = ('algorithm','weights','trained_goal','trained_background','levels') # Text that dots do not tell
+UNKNOWN = ('algorithm','fingerprint','trained_goal','trained_background','levels') # Text that dots do not tell
 
 def as_table(preference, # float (N,), 0 to 1: P(first object first | either reached)
              mean_length, # float (N,): mean episode length in steps

@@ -14,7 +14,7 @@ import numpy as np, torch
 from collections.abc import Callable
 from pathlib import Path
 from ..agents.impala import load_policy
-from ..agents.population import Job, agents_of, run_jobs
+from ..agents.population import agents_of
 from .channels import CHANNEL_INKS
 from goalmisgen.analysis.interventions import (hold, intervened_levels, reference_frames,
                                                sample_training_levels, shuffle,
@@ -24,6 +24,7 @@ from ..core import read_bytes, read_json, require, write_atomic
 from ..env.chain import absorption
 from ..env.objects import BACKGROUNDS, CHANNELS, GoalObject
 from ..evaluation.exact import PolicyCache, RenderedLevels, query_reachable_states
+from ..jobs import Job, run_jobs
 from ..style import SOFT, style
 
 # %% ../../nbs/analysis/34_scores.ipynb #358216c2

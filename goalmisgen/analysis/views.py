@@ -28,8 +28,8 @@ from ..env.render import Renderer, human_view
 from ..evaluation.exact import Setting
 from ..evaluation.results import COLUMNS
 from ..evaluation.settings import find_settings
-from ..evaluation.video import play_together, save_gif
-from ..evaluation.watch import film
+from ..films.video import play_together, save_gif
+from ..films.watch import film
 from ..style import ACCENT, INK, SOFT, enlarge, png_bytes, style
 
 # %% ../../nbs/analysis/38_views.ipynb #ae6874b3
@@ -269,7 +269,7 @@ def _read(self:Explorer, agent, source):
     file = Path(source)/'model.safetensors' if Path(source).is_dir() else Path(source)
     require(file.is_file(), f'weights of agent {agent}', str(source),
             'an agent folder with model.safetensors, a .safetensors file or a published .pth')
-    known = set(self.table.weights[self.table.agent==agent])-{'unknown'}
+    known = set(self.table.fingerprint[self.table.agent==agent])-{'unknown'}
     mine = hashlib.sha256(file.read_bytes()).hexdigest()[:16]
     require(not known or mine in known, f'fingerprint of {file}', mine,
             f'{", ".join(sorted(known))}, of which the table speaks')

@@ -70,7 +70,7 @@ def absorption(table:StateTable, # S states, L levels
 def shortest_path_moves(table:StateTable):
     "Move probabilities (S, 5) of a mouse that always walks a shortest path to the first object: a yardstick, and a test"
     far = torch.full((len(table),), float('inf'), dtype=torch.float64, device=table.device)
-    for _ in range(2*table.size**2):
+    for _ in range(table.num_places):
         ahead = torch.where(table.outcome==1, 0., torch.where(table.outcome==0, far[table.next.long()], float('inf')))
         far = torch.minimum(far, 1+ahead.min(1).values)
     return torch.nn.functional.one_hot(ahead.argmin(1), len(MOVES)).double()
@@ -99,14 +99,12 @@ def absorption_backwards(table:StateTable, # S states, L levels
 class Solver:
     "Exact discounted values and visits for batches of levels of a small table (at most 200 places a level)"
     def __init__(self, table:StateTable):
-        self.table,K = table, 2*table.size**2
+        self.table,K = table, table.num_places
         require(K<=200, 'places a level', K, 'at most 200 (a world of size 9 or less)')
-        place = 2*table.cell+table.facing
         self.ids = torch.full((len(table.levels),K), -1, dtype=torch.int64, device=table.device)
-        self.ids[table.level,place] = torch.arange(len(table), device=table.device)
-        self._next,self._nonterminal = place[table.next.long()], (table.outcome==0).double()
+        self.ids[table.level,table.place] = torch.arange(len(table), device=table.device)
+        self._next,self._nonterminal = table.place[table.next.long()], (table.outcome==0).double()
         self._reward = torch.tensor([0., *table.rewards, 0.][:3], dtype=torch.float64, device=table.device)[table.outcome.long()]
-        self._place = place
 
     def states(self, levels):
         "The states of these levels, level by level: int64 (B,)"
@@ -130,7 +128,7 @@ def solve(self:Solver,
     system = torch.eye(K, dtype=torch.float64, device=ids.device) - gamma*torch.zeros_like(p[...,:1].expand(n,K,K)).scatter_add(2, nxt, p*goes)
     value = torch.linalg.solve(system, (p*rew).sum(2))
     start = torch.zeros((n,K), dtype=torch.float64, device=ids.device)
-    start[torch.arange(n), self._place[self.table.start[levels]]] = 1
+    start[torch.arange(n), self.table.place[self.table.start[levels]]] = 1
     visits = torch.linalg.solve(system.transpose(1,2), start)
     q = rew + gamma*goes*value.gather(1, nxt.view(n,-1)).view(n,K,5)
     return (q-value[...,None])[live], value[live], visits[live]

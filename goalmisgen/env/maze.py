@@ -13,7 +13,7 @@ from fastcore.basics import patch
 from ..core import integer, require
 from .levels import Levels, MazeSpec, OBJ1, TRAIN, WALL, census, generate
 from .random import check_seeds, level_range, random_words
-from .render import Renderer
+from .render import Renderer, num_places, place_of
 
 # %% ../../nbs/env/05_maze.ipynb #275c4fa8
 MOVES = ('left','down','up','right','stay')
@@ -33,26 +33,32 @@ class StateTable:
         code = levels.grid.reshape(L,-1)
         ends = np.zeros_like(code)
         for k,r in enumerate(rewards): ends[(code==OBJ1+k) & (r!=0)] = k+1
-        level,cell = np.nonzero((code!=WALL) & (ends==0)) # P places, two states each
-        place = np.full(code.shape, -1)
-        place[level,cell] = np.arange(len(level))
-        start = 2*place[np.arange(L), levels.start[:,0] + size*levels.start[:,1].astype(int)]
-        nxt,outcome = _transitions(code, ends, place, level, cell, size)
+        level,cell = np.nonzero((code!=WALL) & (ends==0)) # P open cells, two states each
+        rank = np.full(code.shape, -1)
+        rank[level,cell] = np.arange(len(level))
+        start = 2*rank[np.arange(L), levels.start[:,0] + size*levels.start[:,1].astype(int)]
+        nxt,outcome = _transitions(code, ends, rank, level, cell, size)
         nxt = np.where(outcome[:,None]>0, start[level,None,None], nxt)
         put = lambda a,t: torch.as_tensor(a.astype(t), device=self.device)
         self.level,self.cell = (put(np.repeat(a,2),np.int64) for a in (level,cell)) # (S,) each
         self.facing = put(np.arange(2*len(level))%2,np.int64) # (S,): 0 left, 1 right
+        self.place = place_of(self.cell, self.facing) # (S,): below `num_places`
         self.start = put(start,np.int64) # (L,): the state each level begins in
         self.next = put(nxt.reshape(-1,5),np.int32) # (S, 5): the state after each move; after an end, the level's start
         self.outcome = put(np.repeat(outcome,2,0),np.uint8) # (S, 5): 0 goes on, 1 or 2: this object was reached
 
     def __len__(self): return len(self.level)
 
+    @property
+    def num_places(self):
+        "Places that a level can have"
+        return num_places(self.size)
+
     def __repr__(self): return f'StateTable: {len(self.levels):,} levels of {self.size}x{self.size}, {len(self):,} states, rewards {self.rewards}'
 
 # %% ../../nbs/env/05_maze.ipynb #515230ee
-def _transitions(code, ends, place, level, cell, size):
-    "State after each move from P places, facing left and right: int32 (P, 2, 5), and the outcome: uint8 (P, 5)"
+def _transitions(code, ends, rank, level, cell, size):
+    "State after each move from P open cells, facing left and right: int32 (P, 2, 5), and the outcome: uint8 (P, 5)"
     x,y,here = cell%size, cell//size, level*size*size + cell
     nxt,outcome = np.empty((len(cell),2,5), np.int32), np.empty((len(cell),5), np.uint8)
     for m,(dx,dy) in enumerate(MOVE_STEPS):
@@ -60,7 +66,7 @@ def _transitions(code, ends, place, level, cell, size):
         target = here + inside*(dx+size*dy)
         target = np.where(code.take(target)==WALL, here, target)
         outcome[:,m] = ends.take(target)
-        for facing in (0,1): nxt[:,facing,m] = 2*place.take(target) + (dx>0 if dx else facing)
+        for facing in (0,1): nxt[:,facing,m] = 2*rank.take(target) + (dx>0 if dx else facing)
     return nxt, outcome
 
 # %% ../../nbs/env/05_maze.ipynb #36179785
@@ -84,10 +90,9 @@ def observations(self:StateTable,
     scenes = renderer.scenes(self.levels)
     same = same_scenes(scenes)
     states = torch.arange(len(self), device=self.device) if states is None else states
-    key = (same[self.level[states]]*self.size**2 + self.cell[states])*2 + self.facing[states]
-    key,row = torch.unique(key, return_inverse=True)
-    place = key//2
-    return renderer.frames(scenes, place//self.size**2, place%self.size**2, key%2), row
+    key,row = torch.unique(same[self.level[states]]*self.num_places + self.place[states], return_inverse=True)
+    place = key%self.num_places
+    return renderer.frames(scenes, key//self.num_places, place//2, place%2), row
 
 # %% ../../nbs/env/05_maze.ipynb #c5dfbfac
 SMALL_WORLD = 2_500_000 # Cells in all levels of the seed range, up to which one table holds them all
@@ -197,10 +202,10 @@ def _new_table(self:MazeEnv, queue):
 @patch
 def _state_at(self:MazeEnv, row, cell, facing):
     "The states of the table at these places of these rows"
-    t,places = self.table, 2*self.spec.size**2
-    ids = torch.zeros(len(t.levels)*places, dtype=torch.int64, device=self.device)
-    ids[t.level*places + 2*t.cell + t.facing] = torch.arange(len(t), device=self.device)
-    return ids[row*places + 2*cell + facing]
+    t = self.table
+    ids = torch.zeros(len(t.levels)*t.num_places, dtype=torch.int64, device=self.device)
+    ids[t.level*t.num_places + t.place] = torch.arange(len(t), device=self.device)
+    return ids[row*t.num_places + place_of(cell, facing)]
 
 # %% ../../nbs/env/05_maze.ipynb #3285de05
 @patch
@@ -278,8 +283,7 @@ def frames(self:MazeEnv,
 def ids(self:MazeEnv):
     "What each agent sees now, as numbers: int64 (num_envs,). Equal numbers mean equal frames"
     if self._row_of is not None: return self.state
-    t,s = self.table, self.state
-    return (self.level_seed*self.spec.size**2 + t.cell[s])*2 + t.facing[s]
+    return self.level_seed*self.table.num_places + self.table.place[self.state]
 
 @patch(as_prop=True)
 def num_ids(self:MazeEnv):
@@ -297,10 +301,10 @@ def draw(self:MazeEnv,
          ids): # int64 (B,): `ids` from any moment of this environment's life
     "Frames uint8 (B, 64, 64, 3) of what was seen"
     if self._row_of is not None: return self._draw(ids)
-    place,cells = ids//2, self.spec.size**2
-    seeds,row = (place//cells).unique(return_inverse=True)
+    place = ids%self.table.num_places
+    seeds,row = (ids//self.table.num_places).unique(return_inverse=True)
     scenes = self.renderer.scenes(generate(self.spec, seeds.cpu().numpy()))
-    return self.renderer.frames(scenes, row, place%cells, ids%2)
+    return self.renderer.frames(scenes, row, place//2, place%2)
 
 # %% ../../nbs/env/05_maze.ipynb #b569c204
 @patch(as_prop=True)
