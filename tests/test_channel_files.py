@@ -16,7 +16,7 @@ from goalmisgen.analysis.scores import (FILE_COLUMNS, SCORE_COLUMNS, read_scores
     shipped_scores)
 from goalmisgen.analysis.outliers import simulate_null
 from goalmisgen.analysis.seeds import seed_grid
-from goalmisgen.analysis.views import MazeView
+from goalmisgen.analysis.maze_view import MazeView
 from goalmisgen.env.levels import DUEL, TRAIN, census, generate
 from goalmisgen.env.render import Renderer
 
