@@ -33,7 +33,7 @@ SECONDS = 900
 LOADED = ['execnb.nbio', 'execnb.shell', 'nbdev.clean', 'torch', 'pandas', 'scipy.stats', 'matplotlib.pyplot', 'matplotlib_inline.backend_inline']
 FEW = 4  # so few notebooks do not wait for that
 # twenty seconds and more, by measurement; the others follow in order of reading
-LONGEST = ['agents/15_population', 'agents/11_windows', 'agents/13_ppo', '40_study', 'analysis/35_outliers', 'analysis/33_channel_tests',
+LONGEST = ['agents/15_population', 'agents/11_windows', 'agents/13_ppo', '40_study', 'analysis/36_outliers', 'analysis/34_scores',
            'env/09_adapters']
 
 
