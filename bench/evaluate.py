@@ -30,8 +30,8 @@ def publishedly(path, question, seeds):
     import torch
     from goalmisgen.agents.impala import load_policy
     from goalmisgen.env.maze import ACTION_MOVES
-    from goalmisgen.evaluation.exact import stage
-    stages = [stage.__wrapped__(question, range(s, s+1)) for s in seeds]
+    from goalmisgen.evaluation.exact import render_levels
+    stages = [render_levels.__wrapped__(question, range(s, s+1)) for s in seeds]
     load = play = steps = 0
     torch.manual_seed(42)
     for st in stages:
@@ -58,9 +58,9 @@ def in_batches(path, question, seeds):
     import torch
     from goalmisgen.agents.impala import action_probs, load_policy
     from goalmisgen.env.maze import ACTION_MOVES
-    from goalmisgen.evaluation.exact import stage, trials
-    st, moves, rng = stage.__wrapped__(question, seeds), torch.tensor(ACTION_MOVES), torch.Generator().manual_seed(42)
-    policy, state, steps = load_policy(path), st.table.start[torch.as_tensor(trials(seeds).index)], 0
+    from goalmisgen.evaluation.exact import render_levels, evaluation_levels
+    st, moves, rng = render_levels.__wrapped__(question, seeds), torch.tensor(ACTION_MOVES), torch.Generator().manual_seed(42)
+    policy, state, steps = load_policy(path), st.table.start[torch.as_tensor(evaluation_levels(seeds).index)], 0
     begin = process_time()
     for _ in range(500):
         p = action_probs(policy, st.frames(state), 64)
@@ -74,9 +74,9 @@ def in_batches(path, question, seeds):
 def ours(path, question, protocol):
     "CPU seconds and the result of an evaluation, nothing being kept from before"
     from goalmisgen.agents.impala import load_policy
-    from goalmisgen.evaluation.exact import stage
+    from goalmisgen.evaluation.exact import render_levels
     from goalmisgen.evaluation.results import evaluate
-    stage.cache_clear()
+    render_levels.cache_clear()
     begin = process_time()
     return evaluate(load_policy(path), question, protocol), process_time()-begin
 

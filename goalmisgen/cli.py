@@ -24,7 +24,7 @@ from functools import partial
 from .agents.exact_ppo import ExactPPOConfig
 from .agents.ppo import PPOConfig
 from .core import integer, require
-from .evaluation.watch import WatchOptions, watch
+from .films.watch import WatchOptions, watch
 
 # %% ../nbs/90_cli.ipynb #3d058b69
 @dataclass(frozen=True)
@@ -79,7 +79,8 @@ def __call__(self:_Training):
 def _train(self:_Training, seeds):
     "Train in one program on a GPU, and elsewhere, or if the number of workers is given, in processes"
     from goalmisgen.agents.parallel import train_parallel
-    from goalmisgen.agents.population import run_jobs, train_population
+    from goalmisgen.agents.population import train_population
+    from goalmisgen.jobs import run_jobs
     one_program = self.device!='cpu' and self.workers is None and self.ray is None and self.track=='none'
     if one_program:
         slots = (32 if isinstance(self.config, ExactPPOConfig) else 8) if self.slots is None else self.slots
@@ -163,20 +164,20 @@ def _home_of(f):
 def _rows(c, f, asked, protocol, population, keep):
     "The rows of one `AgentFile`, from the table if there is one"
     from goalmisgen.agents.impala import load_policy
-    from goalmisgen.evaluation.exact import PolicyTable
-    from goalmisgen.evaluation.results import Answers, evaluate, evaluate_agent, row_key, to_row
-    table = None if keep else PolicyTable(load_policy(f.path))
+    from goalmisgen.evaluation.exact import PolicyCache
+    from goalmisgen.evaluation.results import ResultsFile, evaluate, evaluate_agent, row_key, to_row
+    table = None if keep else PolicyCache(load_policy(f.path))
     for s in asked:
         if keep:
             evaluate_agent([f], [s], keep, population, protocol, lengths=c.lengths)
-            yield Answers(keep).rows[row_key(f, s, protocol, population)]
+            yield ResultsFile(keep).rows[row_key(f, s, protocol, population)]
         else: yield to_row(evaluate(table, s, protocol), population, f.agent, f.step, f.algorithm, f.run, f.weights, protocol.seed, f.trained)
 
 def _kept(out, files, asked, protocol, population):
     "The table to add to. `ValueError` if it cannot be written, or holds answers of other weights under the same name"
     from goalmisgen.evaluation.files import check_output
-    from goalmisgen.evaluation.results import Answers, check_name, row_key
-    have = Answers(check_output(out)).rows
+    from goalmisgen.evaluation.results import ResultsFile, check_name, row_key
+    have = ResultsFile(check_output(out)).rows
     check_name(population)
     for f in files:
         others = [k for s in asked if (k := row_key(f, s, protocol, population)) in have and have[k].weights!=f.weights]

@@ -60,9 +60,9 @@ def test_exact_and_sampled_agree(background):
         for obj1,obj2 in (('red line','yellow gem'), ('white gem','blue line')):
             setting,levels = Setting(obj1,obj2,background), range(100000,100012)
             exact,played = evaluate_exact(policy, setting, levels), evaluate_sampled(policy, setting, levels, episodes=150)
-            p = exact.endings.p1[exact.trials.index]
+            p = exact.endings.p1[exact.level_set.index]
             z += list(((played.outcome==1).mean(0)-p)/np.sqrt(p*(1-p)/150+1e-12))
-            steps = exact.endings.steps[exact.trials.index]
+            steps = exact.endings.steps[exact.level_set.index]
             z.append((played.steps.mean()-steps.mean())/(played.steps.std(0)/np.sqrt(150*len(steps))).mean())
     z = np.array(z)
     assert len(z)==78 and abs(z.mean())<4/np.sqrt(len(z)) and .8<z.std()<1.2

@@ -14,19 +14,19 @@ import torch
 from goalmisgen.agents.exact_ppo import ExactPPOConfig
 from goalmisgen.agents.examples import example_dir
 from goalmisgen.agents.impala import Policy, save_policy
-from goalmisgen.agents.population import Outcome
+from goalmisgen.jobs import Outcome
 from goalmisgen.evaluation import population as populations
 from goalmisgen.evaluation.agents import AgentFile, agent_files
-from goalmisgen.evaluation.exact import PUBLISHED_SEEDS, Setting, evaluate_exact, seed_range, trials
+from goalmisgen.evaluation.exact import PUBLISHED_SEEDS, Setting, evaluate_exact, seed_range, evaluation_levels
 from goalmisgen.evaluation.files import check_output, locked, read_cells, write_table
 from goalmisgen.evaluation.population import by_step, evaluate_population, find_agents
-from goalmisgen.evaluation.results import (COLUMNS, Answers, Protocol, Result, evaluate_agent, read_lengths, read_results, result_key, row_key,
+from goalmisgen.evaluation.results import (COLUMNS, ResultsFile, Protocol, Result, evaluate_agent, read_lengths, read_results, result_key, row_key,
                                            to_row, to_table, write_lengths, write_results)
 from goalmisgen.evaluation.sampled import evaluate_sampled
 from goalmisgen.evaluation.settings import settings_for
 from goalmisgen.evaluation.tables import TABLES, load_table, table_path
-from goalmisgen.evaluation.watch import WatchOptions, watch
-from goalmisgen.study import Places, Study, default_questions, opposites, run_study, write_report
+from goalmisgen.films.watch import WatchOptions, watch
+from goalmisgen.study import StudyPaths, Study, default_questions, opposites, run_study, write_report
 
 pytestmark = pytest.mark.slow
 
@@ -112,9 +112,9 @@ def test_a_population_is_called_after_its_folder(tmp_path, here, monkeypatch):
 
 def test_sets_of_levels_have_names_of_their_own():
     sets = [PUBLISHED_SEEDS, range(100000, 101000, 27), range(100000, 100999), range(100999, 99999, -1), range(100000, 100001)]
-    names = [trials(s).name for s in sets]
+    names = [evaluation_levels(s).name for s in sets]
     assert len(set(names)) == len(sets) and names[0] == 'seeds 100000-100999'
-    assert trials([100000, 100027]).name == trials(range(100000, 100054, 27)).name and seed_range(np.arange(3)) == range(3)
+    assert evaluation_levels([100000, 100027]).name == evaluation_levels(range(100000, 100054, 27)).name and seed_range(np.arange(3)) == range(3)
 
 
 @pytest.mark.parametrize('bad', [[5, 5], [1, 2, 4], [], range(0), range(-1, 3), range(0, 2**33, 2**32), range(2**40), [0.5], 'all', None, np.arange(3000)*1.])
@@ -129,7 +129,7 @@ def test_another_question_is_not_answered_from_the_table(tmp_path):
     asked = [Protocol(levels=third), Protocol(levels=every), Protocol(levels=every, tolerance=.1), Protocol('sampled', every),
              Protocol('sampled', every, episodes=2), Protocol('sampled', every, seed=1), Protocol('greedy', every), Protocol(levels=list(every))]
     for p in asked: evaluate_agent(home, [PAIR], out, 'pop', p)
-    found = Answers(out).rows
+    found = ResultsFile(out).rows
     assert len(found) == len(asked)-1
     keys = [row_key(*agent_files(home), PAIR, p, 'pop') for p in asked]
     assert keys[1] == keys[-1] and set(keys) == set(found)
@@ -234,7 +234,7 @@ def test_an_agent_is_called_by_its_folder(tmp_path, here):
 # Nobody's answers are lost
 
 def test_two_who_write_at_once_keep_both(rows, tmp_path):
-    a, b = (Answers(tmp_path/'t.csv', lengths=True) for _ in range(2))
+    a, b = (ResultsFile(tmp_path/'t.csv', lengths=True) for _ in range(2))
     pmf = np.zeros(501)
     pmf[4] = 1
     for i, (have, r) in enumerate(zip((a, b, a, b), rows*2)): have.add(result_key(r := replace(r, step=i)), r, pmf)
@@ -417,7 +417,7 @@ def test_who_has_no_preference_does_not_prefer_anything():
 @pytest.mark.parametrize('agents, missing', [([3], []), ([3, 4], [4]), ([3], [3])])
 def test_a_report_speaks_of_the_agents_there_are(tmp_path, agents, missing):
     study = Study('one', seeds=agents, questions=(('red line', 'yellow gem'),))
-    places = Places(tmp_path, study)
+    places = StudyPaths(tmp_path, study)
     for n in agents: shutil.copytree(example_dir(f'exact-{n}'), places.agents/f'agent-{n}')
     t = load_table('exact-yellow-line-black')
     t = t[t.agent.isin(agents) & (t.obj1 == 'red line')].copy()
@@ -443,7 +443,7 @@ def test_a_damaged_stamp_is_no_reason_to_fail(tmp_path, monkeypatch):
     from goalmisgen import study as module
     from goalmisgen.agents.population import PopulationReport
     study = Study('one', seeds=(3,), questions=(('red line', 'yellow gem'),))
-    places, t = Places(tmp_path, study), load_table('exact-yellow-line-black')
+    places, t = StudyPaths(tmp_path, study), load_table('exact-yellow-line-black')
     shutil.copytree(example_dir('exact-3'), places.agents/'agent-3')
     monkeypatch.setattr(module, 'train_population', lambda *a: PopulationReport(places.agents, (3,), {}))
     monkeypatch.setattr(module, 'ask_everything', lambda *a: (t[(t.agent == 3) & (t.obj1 == 'red line')], {}))

@@ -153,7 +153,7 @@ def test_checkpoints_that_our_writer_did_not_write(tmp_path, kind, config):
     broken = state()['optimiser']; broken['state'][0]['exp_avg'][0] = torch.inf
     short = state()['optimiser']; del short['state'][3]
     wrong = [dict(optimiser=dict(state()['optimiser'], state={})), dict(optimiser=broken), dict(optimiser=short), dict(policy=bad),
-             dict(own={}), dict(own=dict(state()['own'], extra=1)), dict(own={k: None for k in learner.kept}), dict(updates=5),
+             dict(own={}), dict(own=dict(state()['own'], extra=1)), dict(own={k: None for k in learner.checkpoint_attrs}), dict(updates=5),
              dict(metrics=[]), dict(metrics=[dict(updates=learner.updates, **{other: 1.})]), dict(metrics=[last, last]),
              dict(metrics=[dict(last, updates=learner.updates+1)]), dict(updates='4'), dict(precision='float64'), dict(policy={})]
     for change in wrong:

@@ -255,6 +255,8 @@ def test_state_table(spec, seed):
     table = StateTable(levels, spec.rewards)
     grid, n = levels.grid.reshape(10, -1), spec.size
     level, cell, facing = (np.asarray(a) for a in (table.level, table.cell, table.facing))
+    place = {(c, f): k for k, (c, f) in enumerate((c, f) for c in range(table.num_places//2) for f in (0, 1))}
+    assert len(place) == 2*table.size*table.size and table.place.tolist() == [place[k] for k in zip(cell.tolist(), facing.tolist())]
     for m, (dx, dy) in enumerate(maze.MOVE_STEPS):
         to, outcome = table.next[:, m].numpy(), table.outcome[:, m].numpy()
         assert (level[to] == level).all()

@@ -12,7 +12,7 @@ import torch
 
 from goalmisgen.agents.exact_ppo import ExactPPOConfig
 from goalmisgen.agents.impala import Policy, load_policy
-from goalmisgen.agents.parallel import PARALLEL, PlainNetwork, train_parallel
+from goalmisgen.agents.parallel import PARALLEL_CLASSES, PlainNetwork, train_parallel
 from goalmisgen.agents.parallel_exact import ParallelExactPPO
 from goalmisgen.agents.parallel_ppo import ParallelPPO, distinct_ids, sum_by_place
 from goalmisgen.agents.ppo import PPO, PPOConfig
@@ -162,7 +162,7 @@ def test_bad_input_is_refused_before_anything_is_made(tmp_path):
     with pytest.raises(ValueError, match='seeds'): train_parallel(PAPER, [0, 0], tmp_path/'x', 'cpu', progress=False)
     with pytest.raises(ValueError, match='device'): train_parallel(PAPER, [0], tmp_path/'x', 'nonsense', progress=False)
     assert not (tmp_path/'x').exists()
-    assert PARALLEL=={PPOConfig: ParallelPPO, ExactPPOConfig: ParallelExactPPO}
+    assert PARALLEL_CLASSES=={PPOConfig: ParallelPPO, ExactPPOConfig: ParallelExactPPO}
 
 
 def test_finished_agents_are_left_alone(trained):

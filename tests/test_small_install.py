@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from goalmisgen.env.assets import PICTURE_FILES, asset_dir
-from goalmisgen.env.chain import endings, move_probs
+from goalmisgen.env.chain import absorption, move_probs
 from goalmisgen.env.levels import DUEL, generate
 from goalmisgen.env.maze import StateTable
 
@@ -115,4 +115,4 @@ def test_the_chain_needs_no_sparse_matrices():
     now, visits = np.zeros(len(table)), np.zeros(len(table))
     now[table.start.numpy()] = 1
     for _ in range(40): visits, now = visits + now, flow @ now
-    assert np.array_equal(endings(table, moves, horizon=40).visits, visits)
+    assert np.array_equal(absorption(table, moves, horizon=40).visits, visits)

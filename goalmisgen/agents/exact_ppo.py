@@ -9,7 +9,7 @@ __all__ = ['ALGORITHM', 'ExactPPOConfig', 'ExactWorld', 'ExactPPO', 'exact_loss'
 import math, torch
 from dataclasses import dataclass, replace
 from fastcore.basics import patch
-from .training import MOST_LEVELS, PRECISIONS, Learner, Seeds, training_levels
+from .training import MAX_LISTED_LEVELS, PRECISIONS, Learner, Seeds, training_levels
 from .windows import Layout, answer
 from ..core import integer, plain_numbers, require
 from ..env.chain import Solver
@@ -42,7 +42,7 @@ class ExactPPOConfig:
         GoalObject.parse(self.goal)
         require(self.background in BACKGROUNDS, 'background', self.background, ', '.join(BACKGROUNDS))
         require(self.size in (3,5,7,9), 'size', self.size, '3, 5, 7 or 9')
-        few = range(0 if self.size<=5 else 1, MOST_LEVELS+1)
+        few = range(0 if self.size<=5 else 1, MAX_LISTED_LEVELS+1)
         require(type(self.num_levels) is int and self.num_levels in few, 'num_levels', self.num_levels, f'{few[0]} to {few[-1]} at this size')
         for f in 'updates updates_per_solve levels_per_solve batch_size checkpoint_every'.split(): integer(getattr(self,f), f, 1)
         require(0<self.lr<=1e6, 'lr', self.lr, 'a positive number up to 1e6')
@@ -66,7 +66,8 @@ ALGORITHM = 'exact-advantage PPO'
 
 class ExactPPO(Learner, config=ExactPPOConfig):
     "One agent in training. `learn` does one round; `done` tells when to stop"
-    algorithm,kept = ALGORITHM, ('order_rng','state_rng','order')
+    algorithm = ALGORITHM
+    checkpoint_attrs = ('order_rng','state_rng','order')
     columns,untrained = ('updates','value','length','advantage'), ('fc_value.weight','fc_value.bias')
 
     def __init__(self, config:ExactPPOConfig, seeds:Seeds=Seeds(), device='cpu', world:ExactWorld|None=None):
@@ -101,14 +102,14 @@ def logits(self:ExactPPO, states):
     with self.autocast(): return self.policy(self.frames(states))[0]
 
 @patch
-def survey(self:ExactPPO, states):
+def logits_no_grad(self:ExactPPO, states):
     "The same of many states, without a gradient; on a CPU in windows, which is less work"
     t = self.table
     with self.autocast(): return answer(self.policy, self.layout, t.level[states], t.cell[states], lambda i: self.frames(states[i]))[0]
 
 # %% ../../nbs/agents/14_exact_ppo.ipynb #0976dc96
 @patch
-def _deal(self:ExactPPO):
+def _next_levels(self:ExactPPO):
     "The next `levels_per_solve` levels of the deck, reshuffled when it runs out"
     n = min(self.config.levels_per_solve, len(self.table.levels))
     if len(self.order)<n: self.order = torch.randperm(len(self.table.levels), generator=self.order_rng)
@@ -118,11 +119,11 @@ def _deal(self:ExactPPO):
 # %% ../../nbs/agents/14_exact_ppo.ipynb #10860da7
 @patch
 @torch.no_grad()
-def problem(self:ExactPPO):
+def solve_batch(self:ExactPPO):
     "A batch to learn from: states (B,), their weights (B,), log-probabilities (B, 15) and scaled advantages (B, 15), and what the solution says of the policy"
-    levels = self._deal()
+    levels = self._next_levels()
     states = self.solver.states(levels)
-    logp = self.survey(states).log_softmax(1)
+    logp = self.logits_no_grad(states).log_softmax(1)
     self.require_finite([logp], 'the policy is')
     solution = self.solver.solve(levels, logp.double().exp() @ self._moves, self.config.gamma)
     return states, *self.weigh(levels, states, logp, solution)
@@ -169,6 +170,6 @@ def improve(self:ExactPPO, states, weight, old, adv):
 @patch
 def learn(self:ExactPPO):
     "One round: solve, then `updates_per_solve` gradient steps. Returns and keeps the round's metrics"
-    states,weight,old,adv,says = self.problem()
+    states,weight,old,adv,says = self.solve_batch()
     for _ in range(min(self.config.updates_per_solve, self.config.updates-self.updates)): did = self.improve(states, weight, old, adv)
     return self.record(dict(updates=self.updates, **says, **did))

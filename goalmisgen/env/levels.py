@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TRAIN', 'DUEL', 'SPACE', 'WALL', 'OBJ1', 'OBJ2', 'GLYPHS', 'world_size', 'MazeSpec', 'Levels', 'make_levels',
-           'draw_level', 'parse_level', 'distances', 'generate', 'Census', 'census', 'find_levels']
+           'draw_level', 'parse_level', 'distances', 'generate', 'LevelCensus', 'census', 'find_levels']
 
 # %% ../../nbs/env/03_levels.ipynb #4f3fe5b5
 import numpy as np
@@ -325,7 +325,7 @@ def _layouts(spec):
 
 # %% ../../nbs/env/03_levels.ipynb #19154291
 @dataclass(frozen=True, eq=False)
-class Census:
+class LevelCensus:
     "Every level that a spec can make, with its probability (backgrounds left aside)"
     levels:Levels # The M distinct levels
     prob:np.ndarray # float64 (M,), sums to 1
@@ -342,7 +342,7 @@ class Census:
 
 # %% ../../nbs/env/03_levels.ipynb #cefc9a26
 @lru_cache
-def census(spec:MazeSpec=TRAIN) -> Census:
+def census(spec:MazeSpec=TRAIN) -> LevelCensus:
     "All levels of `spec` with exact probabilities. `ValueError` for worlds over 5 cells, random sizes and regions, which are too many to walk through"
     require(spec.size<=5 and not spec.random_size and spec.region is None, 'spec', spec, 'a fixed size of 3 or 5 and no region')
     total = Counter()
@@ -357,7 +357,7 @@ def census(spec:MazeSpec=TRAIN) -> Census:
                 total[grid.tobytes()] += p/(len(free)*len(rest))
     keys = sorted(total)
     grid = np.frombuffer(b''.join(keys), np.uint8).reshape(-1, spec.size, spec.size)
-    return Census(make_levels(grid), np.array([float(total[k]) for k in keys]))
+    return LevelCensus(make_levels(grid), np.array([float(total[k]) for k in keys]))
 
 # %% ../../nbs/env/03_levels.ipynb #6a4eb5da
 def find_levels(levels:Levels, among:Levels):

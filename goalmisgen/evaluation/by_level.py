@@ -20,7 +20,7 @@ from ..style import ACCENT, SERIES, SOFT, style
 def level_table(result:ExactResult):
     "Data frame of the distinct levels: seed (-1 in the census), share, shortest paths to the objects, P(first), P(second), P(timeout), expected steps"
     import pandas as pd
-    t,e = result.trials, result.endings
+    t,e = result.level_set, result.endings
     return pd.DataFrame(dict(seed=t.levels.seeds, share=t.weights, distance1=distances(t.levels, OBJ1), distance2=distances(t.levels, OBJ2),
                              p1=e.p1, p2=e.p2, timeout=e.timeout, steps=e.steps, unsure=result.unsure))
 
@@ -60,7 +60,7 @@ def draw_by_distance(tables:dict): # name to `level_table`
 def place_map(result:ExactResult, which:int=1): # `which`: 1 or 2
     "P(object `which` is reached first) by the cell that it lies in, averaged over levels: float64 (5, 5), [y, x], y = 0 at the bottom, nan where it never lies"
     require(which in (1,2), 'which object', which, '1 or 2')
-    t = result.trials
+    t = result.level_set
     here = t.levels.grid==(OBJ1 if which==1 else OBJ2)
     p = result.endings.p1 if which==1 else result.endings.p2
     weight = np.einsum('l,lyx->yx', t.weights, here)
@@ -90,7 +90,7 @@ def spread(result:ExactResult, n:int=12):
 def draw_levels(result:ExactResult, rows, cols:int=6): # `rows`: which of the trials' levels
     "Pictures of levels at their start, each above a bar of how its episodes end; returns the figure"
     s,e = result.setting, result.endings
-    frames = Renderer(DUEL.size, (s.obj1,s.obj2), s.background).first_frames(result.trials.levels[rows]).numpy()
+    frames = Renderer(DUEL.size, (s.obj1,s.obj2), s.background).first_frames(result.level_set.levels[rows]).numpy()
     with style() as plt:
         fig,axs = plt.subplots(-(-len(rows)//cols), cols, figsize=(1.2*cols, 1.38*-(-len(rows)//cols)), squeeze=False)
         for ax in axs.flat: ax.axis('off')
@@ -104,7 +104,7 @@ def draw_levels(result:ExactResult, rows, cols:int=6): # `rows`: which of the tr
 # %% ../../nbs/evaluation/28_by_level.ipynb #075e847f
 def visits_map(result:ExactResult, row:int):
     "Expected steps begun in each cell of the trials' level `row`, both facings together: float64 (5, 5), [y, x], nan at walls and objects"
-    table = StateTable(result.trials.levels, DUEL.rewards)
+    table = StateTable(result.level_set.levels, DUEL.rewards)
     mine = (table.level==row).numpy()
     out = np.full(DUEL.size**2, np.nan)
     out[table.cell.numpy()[mine]] = 0
@@ -119,14 +119,14 @@ def stuck(result:ExactResult, n:int=6):
     def where(row):
         m = visits_map(result, row)/result.endings.steps[row]
         return ', '.join(f'({x},{y}) {m[y,x]:.0%}' for y,x in sorted(np.argwhere(m>=.1).tolist(), key=lambda c: -m[c[0],c[1]]))
-    t = result.trials
+    t = result.level_set
     return pd.DataFrame([dict(row=int(i), seed=int(t.levels.seeds[i]), share=t.weights[i], timeout=result.endings.timeout[i], cells=where(i)) for i in worst])
 
 # %% ../../nbs/evaluation/28_by_level.ipynb #e0e73928
 def draw_stuck(result:ExactResult, rows):
     "Levels with the time spent in each cell as a disc, its area the share of all steps; returns the figure"
     s = result.setting
-    frames = Renderer(DUEL.size, (s.obj1,s.obj2), s.background).scenes(result.trials.levels[rows]).numpy()
+    frames = Renderer(DUEL.size, (s.obj1,s.obj2), s.background).scenes(result.level_set.levels[rows]).numpy()
     with style() as plt:
         fig,axs = plt.subplots(1, len(rows), figsize=(1.5*len(rows),1.75), squeeze=False)
         for ax,f,i in zip(axs[0], frames, rows):

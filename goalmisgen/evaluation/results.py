@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SCHEMA', 'METHODS', 'COLUMNS', 'KEY', 'Result', 'schema_table', 'to_row', 'to_table', 'write_results', 'read_results',
            'result_key', 'lengths_path', 'write_lengths', 'read_lengths', 'Protocol', 'evaluate', 'check_name',
-           'row_key', 'Answers', 'evaluate_agent']
+           'row_key', 'ResultsFile', 'evaluate_agent']
 
 # %% ../../nbs/evaluation/22_results.ipynb #5f809024
 import dataclasses, math, numpy as np, re
@@ -15,8 +15,8 @@ from ..agents.impala import load_policy
 from ..core import integer, require
 from ..env.maze import TIMEOUT
 from .agents import AgentFile, agent_files, check_agents
-from .exact import ExactResult, PolicyTable, Setting, bounds, evaluate_exact, preference
-from .exact import level_set, quantile, trials
+from .exact import ExactResult, PolicyCache, Setting, bounds, evaluate_exact, preference
+from .exact import parse_levels, quantile, evaluation_levels
 from .files import check_output, locked, read_cells, typed, write_table
 from .sampled import evaluate_sampled, wilson
 
@@ -81,11 +81,11 @@ def to_row(result, # `ExactResult` or `SampledResult`
     "The row of an evaluation. `ValueError` if its episodes were not of 500 steps at most"
     s,exact = result.setting, isinstance(result, ExactResult)
     require(len(result.lengths)==TIMEOUT+1, 'horizon', len(result.lengths)-1, f'{TIMEOUT} steps: no column tells others')
-    unsure = float(result.trials.weights @ result.unsure) if exact else 0.
+    unsure = float(result.level_set.weights @ result.unsure) if exact else 0.
     q = [float(quantile(result.lengths, x)) for x in (.05,.25,.75,.95)]
     who = (population, algorithm, run or f'agent-{agent}', agent, step, weights, *trained)
     played = (0., result.outcome.size, seed if result.method=='sampled' else 0) if not exact else (float(result.tolerance), 0, 0)
-    return Result(SCHEMA, *who, s.obj1, s.obj2, s.background, result.method, result.trials.name, *played,
+    return Result(SCHEMA, *who, s.obj1, s.obj2, s.background, result.method, result.level_set.name, *played,
         result.p1, result.p2, result.timeout, unsure, result.preference, *result.interval,
         result.capability, float(result.median_length), *q)
 
@@ -242,8 +242,8 @@ class Protocol:
 
     def __post_init__(self):
         require(self.method in METHODS, 'method', self.method, ', '.join(METHODS))
-        if not isinstance(self.levels, str): object.__setattr__(self, 'levels', level_set(self.levels))
-        name = trials(self.levels).name
+        if not isinstance(self.levels, str): object.__setattr__(self, 'levels', parse_levels(self.levels))
+        name = evaluation_levels(self.levels).name
         require(name!='census' or self.method=='exact', 'levels', self.levels, 'published, or a range of seeds: the census is for exact evaluation')
         require(isinstance(self.tolerance, (int,float)) and 0<=self.tolerance<=.1, 'tolerance', self.tolerance, 'a number from 0 to 0.1')
         for f,low,high in (('episodes',1,100_000), ('seed',0,2**63-1)):
@@ -255,7 +255,7 @@ class Protocol:
         return levels if isinstance(levels, cls) else cls(levels=levels)
 
 # %% ../../nbs/evaluation/22_results.ipynb #cc6666d7
-def evaluate(policy, # `Policy`, a `PolicyTable` of one, or a function from frames to action probabilities
+def evaluate(policy, # `Policy`, a `PolicyCache` of one, or a function from frames to action probabilities
              setting:Setting, # What to ask
              protocol:Protocol=Protocol()): # How
     "An `ExactResult` or a `SampledResult`, as the protocol says"
@@ -272,14 +272,14 @@ def check_name(name:str, what:str='population') -> str:
 # %% ../../nbs/evaluation/22_results.ipynb #36e31bc7
 def row_key(f:AgentFile, s:Setting, protocol:Protocol, population:str) -> tuple:
     "The key of the row that an evaluation will give"
-    t = trials(protocol.levels, s.background)
+    t = evaluation_levels(protocol.levels, s.background)
     played = protocol.method!='exact'
     how = (0., protocol.episodes*len(t.index), protocol.seed if protocol.method=='sampled' else 0)
     return (population, f.agent, f.run, f.step, s.obj1, s.obj2, s.background, protocol.method, t.name,
             *(how if played else (float(protocol.tolerance), 0, 0)))
 
 # %% ../../nbs/evaluation/22_results.ipynb #9059de5b
-class Answers:
+class ResultsFile:
     "What is known of an agent: rows, and perhaps episode lengths, in a results file that grows"
     def __init__(self, out, # The results file
                  lengths:bool=False): # Keep episode lengths beside it?
@@ -315,7 +315,7 @@ def evaluate_agent(folder, # The agent's folder, a file of weights, or a list of
                    lengths:bool=False # Keep the episode lengths in a companion file?
                    ) -> bool:
     "Evaluation of one agent in every setting that `out` does not have yet; True when complete. `ValueError` on bad input"
-    protocol,have = Protocol.of(protocol), Answers(check_output(out), lengths)
+    protocol,have = Protocol.of(protocol), ResultsFile(check_output(out), lengths)
     files = folder if isinstance(folder, list) else agent_files(folder, checkpoints)
     check_name(population)
     check_agents(files)
@@ -324,7 +324,7 @@ def evaluate_agent(folder, # The agent's folder, a file of weights, or a list of
     for f,s in todo:
         key,weights = row_key(f, s, protocol, population), f.weights
         if have.missing(key, weights):
-            if asked is None or asked[0]!=f: asked = f, PolicyTable(load_policy(f.path))
+            if asked is None or asked[0]!=f: asked = f, PolicyCache(load_policy(f.path))
             r = evaluate(asked[1], s, protocol)
             row = to_row(r, population, f.agent, f.step, f.algorithm, f.run, weights, protocol.seed, f.trained)
             have.add(key, row, r.lengths)

@@ -10,14 +10,14 @@ import numpy as np, torch
 from dataclasses import dataclass
 from ..core import integer, require
 from ..env.maze import ACTION_MOVES, TIMEOUT
-from .exact import LEVELS_A_STAGE, PolicyTable, Setting, Trials, level_set, preference, stage, trials
+from .exact import LEVELS_PER_RENDER, PolicyCache, Setting, LevelSet, parse_levels, preference, render_levels, evaluation_levels
 
 # %% ../../nbs/evaluation/21_sampled.ipynb #8faffbd4
 @dataclass(frozen=True, eq=False)
 class SampledResult:
     "Episodes that were played. Arrays are over the requested levels, episode after episode"
     setting:Setting # What was asked
-    trials:Trials # On which levels
+    level_set:LevelSet # On which levels
     outcome:np.ndarray # int64 (episodes, N): 0 timeout, 1 first object, 2 second object
     steps:np.ndarray # int64 (episodes, N): episode length
     forwards:int # Frames the network looked at
@@ -53,7 +53,7 @@ def wilson(k, n, z=1.96):
 class _Arena:
     "The levels of an evaluation, stage after stage: states are numbered through"
     def __init__(self, asked, setting, levels, count):
-        self.asked,self.stages = asked, [stage(setting, levels, i) for i in range(-(-count//LEVELS_A_STAGE))]
+        self.asked,self.stages = asked, [render_levels(setting, levels, i) for i in range(-(-count//LEVELS_PER_RENDER))]
         self.first = torch.tensor([0]+[len(st.table) for st in self.stages]).cumsum(0)
         put = lambda f: torch.cat([f(st,o) for st,o in zip(self.stages, self.first)])
         self.start,self.next = put(lambda st,o: st.table.start+o), put(lambda st,o: st.table.next.long()+o)
@@ -69,7 +69,7 @@ class _Arena:
         return out
 
 # %% ../../nbs/evaluation/21_sampled.ipynb #c9f80634
-def evaluate_sampled(policy, # `Policy`, a `PolicyTable` of one, or a function from frames to action probabilities (B, 15)
+def evaluate_sampled(policy, # `Policy`, a `PolicyCache` of one, or a function from frames to action probabilities (B, 15)
                      setting:Setting, # What to ask
                      levels='published', # 'published', or a range of level seeds
                      episodes:int=1, # Episodes per level
@@ -78,9 +78,9 @@ def evaluate_sampled(policy, # `Policy`, a `PolicyTable` of one, or a function f
                      ) -> SampledResult:
     "Play the paper's protocol. `ValueError` on bad arguments"
     episodes,seed = integer(episodes, 'episodes', 1), integer(seed, 'seed', 0, 2**63-1)
-    levels = level_set(levels)
+    levels = parse_levels(levels)
     require(levels!='census', 'levels', levels, "'published' or a range of seeds; the census is for exact evaluation")
-    t,asked = trials(levels, setting.background), policy if isinstance(policy, PolicyTable) else PolicyTable(policy)
+    t,asked = evaluation_levels(levels, setting.background), policy if isinstance(policy, PolicyCache) else PolicyCache(policy)
     before,arena = len(asked), _Arena(asked, setting, levels, len(t.levels))
     rng,moves = torch.Generator().manual_seed(seed), torch.tensor(ACTION_MOVES)
     state = arena.start[torch.as_tensor(np.tile(t.index, episodes))]
