@@ -6,18 +6,19 @@
 __all__ = ['PANELS', 'LearnedReward', 'policy_probs', 'exact_return', 'evaluate_true', 'MazeAgentConfig', 'import_sb3',
            'kept_random_state', 'train_maze_agent', 'panel_agent', 'draw_panels']
 
-# %% ../../nbs/rewards/55_agents.ipynb #85612d8d
+# %% ../../nbs/rewards/55_agents.ipynb #767e1bc1
 import gymnasium, io, numpy as np, pandas as pd, random, torch
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
-from ..core import integer, require
-from .distances import GAMMA, greedy_policy, learned_reward, moves_reward, optimal_values
+from ..core import Bounds, check_fields, integer, require
+from .distances import greedy_policy, learned_reward, moves_reward, optimal_values
 from .grids import GridEnv, GridSpec, GridTable, grid_table
 from .nets import RewardPopulation
 from .transitions import reward_data
 from ..style import SERIES, style
+from typing import Annotated
 
-# %% ../../nbs/rewards/55_agents.ipynb #baaa9964
+# %% ../../nbs/rewards/55_agents.ipynb #041e3014
 class LearnedReward(gymnasium.Wrapper):
     "Pays what a reward model says of the step. `info['true_reward']` is what the environment paid. `ValueError` unless the model fits the mazes"
     def __init__(self, env, population:RewardPopulation, member:int=0):
@@ -39,7 +40,7 @@ class LearnedReward(gymnasium.Wrapper):
         self._before = after
         return after, float(self.model(pair)), terminated, truncated, dict(info, true_reward=true)
 
-# %% ../../nbs/rewards/55_agents.ipynb #c31725cf
+# %% ../../nbs/rewards/55_agents.ipynb #09a3451e
 def policy_probs(model, table:GridTable):
     "Move probabilities float64 (S, 4) of a stable-baselines3 model, or of any function from scenes uint8 (S, n, n) to probabilities"
     if hasattr(model, 'policy'):
@@ -70,21 +71,18 @@ def evaluate_true(model, spec:GridSpec, gamma:float=1.) -> float:
     table = grid_table(spec)
     return exact_return(policy_probs(model, table), table.reward, table, gamma)
 
-# %% ../../nbs/rewards/55_agents.ipynb #177faddb
+# %% ../../nbs/rewards/55_agents.ipynb #22442b5b
 @dataclass(frozen=True)
 class MazeAgentConfig:
     "How an agent is trained in a reward maze. `ValueError` on numbers that make no sense"
-    steps:int = 30_000 # Steps of the maze
-    rollout:int = 2048 # Steps between updates
-    learning_rate:float = 1e-4 # At the start; it falls to 0 in a line
-    gamma:float = GAMMA # Discount
+    steps:Annotated[int, Bounds(64, 10_000_000)] = 30_000 # Steps of the maze
+    rollout:Annotated[int, Bounds(64, 1_000_000)] = 2048 # Steps between updates
+    learning_rate:Annotated[float, Bounds(above=0, below=1)] = 1e-4 # At the start; it falls to 0 in a line
+    gamma:Annotated[float, Bounds(0, below=1)] = .97 # Discount
 
-    def __post_init__(self):
-        for name in ('steps', 'rollout'): integer(getattr(self, name), name, 64, 10_000_000)
-        require(0<self.learning_rate<1, 'learning_rate', self.learning_rate, 'a number between 0 and 1')
-        require(0<=self.gamma<1, 'gamma', self.gamma, 'a number from 0 up to but not including 1')
+    def __post_init__(self): check_fields(self)
 
-# %% ../../nbs/rewards/55_agents.ipynb #201ab7f5
+# %% ../../nbs/rewards/55_agents.ipynb #e53d1952
 def import_sb3():
     "stable-baselines3. `ImportError` that says what to install"
     try:
@@ -111,7 +109,7 @@ def _observer(each, stop):
         def _on_training_end(self): each(self.num_timesteps, self.model)
     return Observer()
 
-# %% ../../nbs/rewards/55_agents.ipynb #70eb6387
+# %% ../../nbs/rewards/55_agents.ipynb #aa88c613
 def train_maze_agent(spec:GridSpec, # Where it lives
                      seed:int, # Of weights, episodes and actions
                      population:RewardPopulation=None, # Learned rewards; default the true reward
@@ -137,7 +135,7 @@ def train_maze_agent(spec:GridSpec, # Where it lives
         model.learn(config.steps, callback=_observer(each, stop))
     return None if stop() else (model, pd.DataFrame(rows))
 
-# %% ../../nbs/rewards/55_agents.ipynb #25029d1c
+# %% ../../nbs/rewards/55_agents.ipynb #31bc07c4
 PANELS = (('coin flip', 'true'), ('two', 'true'), ('coin flip', 'learned'), ('two', 'learned'))
 
 def panel_agent(goal:str, reward:str, seed:int, population=None, config=None, report=lambda steps: None, stop=lambda: False):

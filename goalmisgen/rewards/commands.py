@@ -6,7 +6,7 @@
 __all__ = ['REWARD_COMMANDS', 'make_files', 'RewardDataCommand', 'RewardFitCommand', 'RewardScenesCommand',
            'RewardDistancesCommand', 'RewardAgentsCommand', 'AtariDataCommand', 'AtariFitCommand', 'AtariFilmCommand']
 
-# %% ../../nbs/rewards/58_commands.ipynb #069cd376
+# %% ../../nbs/rewards/58_commands.ipynb #f3e1ca87
 import json, sys
 from dataclasses import dataclass, field
 from ..jobs import Job, progress_bar, run_jobs
@@ -17,7 +17,7 @@ from .nets import RewardConfig
 from pathlib import Path
 from tyro.conf import Positional
 
-# %% ../../nbs/rewards/58_commands.ipynb #3d7a4e64
+# %% ../../nbs/rewards/58_commands.ipynb #530e7e38
 def make_files(tasks, # Triples: the file; a function of (path, report, stop, **kwargs) that writes it; a dict of kwargs and `units` of work
                workers:int|None, # Processes side by side; default one per core
                label:str # Of the progress bar
@@ -38,7 +38,7 @@ def _or_exit(command):
     try: return command()
     except RuntimeError as error: sys.exit(f'goalmisgen: {error}')
 
-# %% ../../nbs/rewards/58_commands.ipynb #d371d380
+# %% ../../nbs/rewards/58_commands.ipynb #7d042ae6
 @dataclass(frozen=True)
 class RewardDataCommand:
     "Collect transitions of a noisy expert in a reward maze"
@@ -57,7 +57,7 @@ class RewardDataCommand:
         save_transitions(data, self.out)
         print(f'{len(data):,} transitions, {data.rewarded:.1%} with a reward   {self.out}')
 
-# %% ../../nbs/rewards/58_commands.ipynb #08515076
+# %% ../../nbs/rewards/58_commands.ipynb #65c1cdd4
 @dataclass(frozen=True)
 class RewardFitCommand:
     "Fit reward networks to transitions"
@@ -79,7 +79,7 @@ class RewardFitCommand:
         print(f'{len(population)} networks   {self.out}')
         if tested is not None: print('test errors', *(f'{e:.2g}' for e in ((population.predict(tested.pairs)-tested.rewards)**2).mean(1)))
 
-# %% ../../nbs/rewards/58_commands.ipynb #f2af15ff
+# %% ../../nbs/rewards/58_commands.ipynb #e6702c88
 @dataclass(frozen=True)
 class RewardScenesCommand:
     "Ask reward networks about the counterfactual scenes, and whether the sum of the picture explains what they pay"
@@ -97,7 +97,7 @@ class RewardScenesCommand:
         print(found.round(3).to_string())
         if self.out is not None: write_atomic(self.out, found.to_csv(index=False))
 
-# %% ../../nbs/rewards/58_commands.ipynb #1ad7e345
+# %% ../../nbs/rewards/58_commands.ipynb #15810952
 def _distances_file(path, case, report, stop):
     "The rows of one case"
     from goalmisgen.rewards.distances import compare_case
@@ -126,7 +126,7 @@ class RewardDistancesCommand:
         _joined(paths, self.home/'distances.csv')
         print(f'{made} of {len(cases)} cases computed   {self.home/"distances.csv"}')
 
-# %% ../../nbs/rewards/58_commands.ipynb #73021c7e
+# %% ../../nbs/rewards/58_commands.ipynb #480ba920
 def _curve_file(path, networks, goal, reward, seed, config, report, stop):
     "The curve of one agent"
     from goalmisgen.rewards.agents import panel_agent
@@ -163,7 +163,7 @@ def _digest_of(path):
     import hashlib
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
 
-# %% ../../nbs/rewards/58_commands.ipynb #770b7e9f
+# %% ../../nbs/rewards/58_commands.ipynb #37a4d41d
 def _screens_file(path, name, count, seed, report, stop):
     "One piece of a data set"
     from goalmisgen.rewards.atari import collect_screens, save_screens
@@ -192,7 +192,7 @@ class AtariDataCommand:
         made = _or_exit(lambda: make_files(tasks, self.workers, f'playing {self.game}'))
         print(f'{made} of {len(tasks)} pieces collected   {self.home}')
 
-# %% ../../nbs/rewards/58_commands.ipynb #9c09b63e
+# %% ../../nbs/rewards/58_commands.ipynb #80b22c54
 def _model_file(path, train, test, config, looked_at, report, stop):
     "A reward model of a game: its weights, beside them the map of its saliency, and last its row of the table"
     from goalmisgen.rewards.atari import load_screens
@@ -232,7 +232,7 @@ class AtariFitCommand:
         print(pd.DataFrame([json.loads(task[0].read_text()) for task in tasks]).round(3).to_string(index=False))
         print(f'{made} of {len(tasks)} models fitted   {self.out}')
 
-# %% ../../nbs/rewards/58_commands.ipynb #0b8de131
+# %% ../../nbs/rewards/58_commands.ipynb #cb0097cc
 @dataclass(frozen=True)
 class AtariFilmCommand:
     "A film of a scripted player's game with a reward model's saliency over it. Needs ale-py"
@@ -250,7 +250,7 @@ class AtariFilmCommand:
             frames = overlay_frames(net, game, config.score, self.steps, self.seed, integer(self.every, 'every', 1), lambda done: bar.update(done-bar.n))
         print(save_overlay(frames, self.out))
 
-# %% ../../nbs/rewards/58_commands.ipynb #f3e653f9
+# %% ../../nbs/rewards/58_commands.ipynb #2ce2c959
 REWARD_COMMANDS = {'reward-data': RewardDataCommand, 'reward-fit': RewardFitCommand, 'reward-scenes': RewardScenesCommand,
                    'reward-distances': RewardDistancesCommand, 'reward-agents': RewardAgentsCommand,
                    'atari-data': AtariDataCommand, 'atari-fit': AtariFitCommand, 'atari-film': AtariFilmCommand}

@@ -7,14 +7,15 @@ __all__ = ['FREE', 'WALL_CELL', 'AGENT', 'GOAL', 'GRID_MOVES', 'GOAL_KINDS', 'GR
            'layout_walls', 'free_cells', 'goal_sets', 'draw_scene', 'GridTable', 'grid_table', 'GridEnv', 'grid_id',
            'register_grids']
 
-# %% ../../nbs/rewards/50_grids.ipynb #e18a8e0a
+# %% ../../nbs/rewards/50_grids.ipynb #cd9d1b20
 import gymnasium, numpy as np
 from collections import deque
 from dataclasses import dataclass
 from functools import lru_cache
-from ..core import integer, require
+from ..core import Bounds, OneOf, check_fields, integer, require
+from typing import Annotated
 
-# %% ../../nbs/rewards/50_grids.ipynb #8832f8f8
+# %% ../../nbs/rewards/50_grids.ipynb #91003bd9
 FREE, WALL_CELL, AGENT, GOAL = 0, 1, 2, 3 # What a cell of an observation can hold
 GRID_MOVES = ((-1, 0), (1, 0), (0, -1), (0, 1)) # North, south, west, east: steps in (row, column)
 GOAL_KINDS = ('fixed', 'coin flip', 'two', 'random')
@@ -22,17 +23,14 @@ GOAL_KINDS = ('fixed', 'coin flip', 'two', 'random')
 @dataclass(frozen=True)
 class GridSpec:
     "A maze. `ValueError` for a kind of goal or a layout that there is none of"
-    goal:str = 'coin flip' # Where the goal is: fixed, coin flip, two or random
+    goal:Annotated[str, OneOf(*GOAL_KINDS)] = 'coin flip' # Where the goal is: fixed, coin flip, two or random
     layout:str = 'empty' # empty, walled, or a drawing: rows of # (wall) and . (free)
-    size:int = 11 # Cells a side, with the border; not used by a drawing
-    layout_seed:int = 0 # Which walled maze
+    size:Annotated[int, Bounds(4, 51)] = 11 # Cells a side, with the border; not used by a drawing
+    layout_seed:Annotated[int, Bounds(0)] = 0 # Which walled maze
     terminate:bool = True # Does an episode end at a goal?
 
     def __post_init__(self):
-        require(self.goal in GOAL_KINDS, 'goal', self.goal, ', '.join(GOAL_KINDS))
-        integer(self.size, 'size', 4, 51)
-        integer(self.layout_seed, 'layout_seed', 0)
-        require(type(self.terminate) is bool, 'terminate', self.terminate, 'True or False')
+        check_fields(self)
         free_cells(layout_walls(self))
 
     @property
@@ -40,7 +38,7 @@ class GridSpec:
         "Steps after which an episode is cut short"
         return 200 if self.terminate else 50
 
-# %% ../../nbs/rewards/50_grids.ipynb #993257ab
+# %% ../../nbs/rewards/50_grids.ipynb #015099d8
 def parse_walls(drawing:str):
     "Walls from rows of # and . : bool (rows, columns). `ValueError` unless it is a square with a closed border"
     rows = [row.strip() for row in drawing.strip().splitlines()]
@@ -67,7 +65,7 @@ def _grow_maze(size, rng):
         path.append((row+2*dr, column+2*dc))
     return walls
 
-# %% ../../nbs/rewards/50_grids.ipynb #31195443
+# %% ../../nbs/rewards/50_grids.ipynb #89bac5c8
 @lru_cache(maxsize=64)
 def layout_walls(spec:GridSpec):
     "Walls of a maze: bool (n, n), not to be written to"
@@ -96,7 +94,7 @@ def free_cells(walls):
     require(len(reached)==len(cells), 'layout', f'{len(cells)-len(reached)} free cells cut off', 'one connected maze')
     return cells
 
-# %% ../../nbs/rewards/50_grids.ipynb #44fd8c82
+# %% ../../nbs/rewards/50_grids.ipynb #bbed49c8
 def goal_sets(spec:GridSpec, num_cells:int) -> tuple:
     "The sets of goals that an episode may have, by number of the cell; all are equally likely"
     first, last = 0, num_cells-1
@@ -110,7 +108,7 @@ def draw_scene(walls, agent, goals):
     if agent is not None: scene[tuple(agent)] = AGENT
     return scene
 
-# %% ../../nbs/rewards/50_grids.ipynb #50ced547
+# %% ../../nbs/rewards/50_grids.ipynb #286c2043
 @dataclass(frozen=True, eq=False)
 class GridTable:
     "All S states of a maze. A state's number is (set of goals) * C + (cell)"
@@ -135,7 +133,7 @@ class GridTable:
         "What each state looks like: uint8 (S, n, n)"
         return np.stack([draw_scene(self.walls, agent, self.cells[list(goals)]) for goals in self.goals for agent in self.cells])
 
-# %% ../../nbs/rewards/50_grids.ipynb #1c3fab14
+# %% ../../nbs/rewards/50_grids.ipynb #29d4a6f4
 def _distances(neighbours, goals):
     "Moves from every cell to the nearest goal: int64 (C,)"
     far = np.full(len(neighbours), -1)
@@ -164,7 +162,7 @@ def grid_table(spec:GridSpec) -> GridTable:
     distance = np.concatenate([_distances(neighbours, goals) for goals in sets])
     return GridTable(spec, walls, cells, sets, following, reached.astype(float), reached & spec.terminate, distance)
 
-# %% ../../nbs/rewards/50_grids.ipynb #f96ab1b8
+# %% ../../nbs/rewards/50_grids.ipynb #8caffe1b
 GRID_COLOURS = np.array([(224, 224, 224), (160, 160, 160), (51, 153, 255), (51, 255, 51)], np.uint8) # free, wall, agent, goal
 
 class GridEnv(gymnasium.Env):
@@ -201,7 +199,7 @@ class GridEnv(gymnasium.Env):
         "The maze in its published colours, uint8 (16 n, 16 n, 3)"
         return GRID_COLOURS[self._scenes[self.state]].repeat(16, 0).repeat(16, 1)
 
-# %% ../../nbs/rewards/50_grids.ipynb #627a8c4c
+# %% ../../nbs/rewards/50_grids.ipynb #2f37fe66
 def grid_id(goal:str='coin flip', terminate:bool=True) -> str:
     "Gymnasium's name for an empty maze, such as goalmisgen/Grid-coin-flip-v0"
     return f'goalmisgen/Grid-{goal.replace(" ", "-")}{"" if terminate else "-endless"}-v0'

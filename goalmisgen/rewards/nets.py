@@ -6,36 +6,35 @@
 __all__ = ['reward_mlp', 'RewardConfig', 'RewardPopulation', 'as_pairs', 'fit_rewards', 'gradient_saliency', 'occlusion_saliency',
            'step_pair', 'draw_saliency', 'save_rewards', 'load_rewards']
 
-# %% ../../nbs/rewards/52_nets.ipynb #6e762242
+# %% ../../nbs/rewards/52_nets.ipynb #af45e0b6
 import json, numpy as np, torch
 from dataclasses import dataclass
-from ..core import from_dict, integer, require, to_dict
+from ..core import Bounds, check_fields, from_dict, integer, require, to_dict
 from .grids import GRID_COLOURS, draw_scene
 from .transitions import Transitions, check_rewarded, load_arrays, save_arrays
 from ..style import style
 from torch import nn
 from torch.func import stack_module_state
+from typing import Annotated
 
-# %% ../../nbs/rewards/52_nets.ipynb #647d3c0f
+# %% ../../nbs/rewards/52_nets.ipynb #12f5802c
 def reward_mlp(num_inputs:int=242, hidden:int=64):
     "The published reward network for mazes: from (N, 2, n, n) to (N, 1)"
     return nn.Sequential(nn.Flatten(), nn.Linear(num_inputs, hidden), nn.Tanh(), nn.Linear(hidden, hidden), nn.Tanh(),
                          nn.Linear(hidden, 1, bias=False))
 
-# %% ../../nbs/rewards/52_nets.ipynb #e65e2568
+# %% ../../nbs/rewards/52_nets.ipynb #3fc2e780
 @dataclass(frozen=True)
 class RewardConfig:
     "How a reward model is fitted. `ValueError` on numbers that make no sense"
-    hidden:int = 64 # Width of the two hidden layers
-    epochs:int = 5 # Times through the data
-    batch:int = 20 # Transitions in a gradient step
-    learning_rate:float = 1e-3 # Of Adam
+    hidden:Annotated[int, Bounds(1, 4096)] = 64 # Width of the two hidden layers
+    epochs:Annotated[int, Bounds(1, 10_000)] = 5 # Times through the data
+    batch:Annotated[int, Bounds(1, 100_000)] = 20 # Transitions in a gradient step
+    learning_rate:Annotated[float, Bounds(above=0, below=1)] = 1e-3 # Of Adam
 
-    def __post_init__(self):
-        for name in ('hidden', 'epochs', 'batch'): integer(getattr(self, name), name, 1, 100_000)
-        require(0<self.learning_rate<1, 'learning_rate', self.learning_rate, 'a number between 0 and 1')
+    def __post_init__(self): check_fields(self)
 
-# %% ../../nbs/rewards/52_nets.ipynb #277a4df4
+# %% ../../nbs/rewards/52_nets.ipynb #cfff1485
 @dataclass(frozen=True, eq=False)
 class RewardPopulation:
     "M reward networks that differ in their weights"
@@ -72,7 +71,7 @@ def as_pairs(pairs, size:int):
     require(pairs.ndim==4 and pairs.shape[1:]==(2, size, size), 'shape of pairs', tuple(pairs.shape), f'(N, 2, {size}, {size})')
     return pairs
 
-# %% ../../nbs/rewards/52_nets.ipynb #ce70bac1
+# %% ../../nbs/rewards/52_nets.ipynb #21cef39b
 def _first_weights(config, size, seeds):
     "Stacked weights as PyTorch draws them after each seed: name to float32 (M, ...)"
     nets = []
@@ -87,7 +86,7 @@ def _orders(config, count, seeds):
     streams = [np.random.default_rng(order_seed) for _, order_seed in seeds]
     return torch.as_tensor(np.stack([np.concatenate([rng.permutation(count) for _ in range(config.epochs)]) for rng in streams]))
 
-# %% ../../nbs/rewards/52_nets.ipynb #0a803783
+# %% ../../nbs/rewards/52_nets.ipynb #9b5dbfe6
 def fit_rewards(data, # `Transitions`, or a list of M of equal length
                 seeds, # M ints, or M pairs: seed of the first weights, seed of the order
                 config:RewardConfig=None, # Default: as published
@@ -124,7 +123,7 @@ def _check_sets(sets, members):
     require(len(shapes)==1, 'shapes of the data sets', sorted(shapes), 'all alike')
     for d in sets: check_rewarded(d)
 
-# %% ../../nbs/rewards/52_nets.ipynb #0c7ca347
+# %% ../../nbs/rewards/52_nets.ipynb #16192ad6
 def gradient_saliency(population:RewardPopulation, pairs):
     "Absolute gradient of the reward by every cell, before and after: float32 (M, N, 2, n, n), of pairs (N, 2, n, n)"
     pairs = as_pairs(pairs, population.size)
@@ -139,7 +138,7 @@ def occlusion_saliency(population:RewardPopulation, pairs, value:float=0.):
     with torch.no_grad(): change = population.forward(masked.flatten(0, 1)).view(len(population), cells, len(pairs)) - population.forward(pairs)[:, None]
     return (change.square()/2).mT.reshape(len(population), *pairs.shape).numpy()
 
-# %% ../../nbs/rewards/52_nets.ipynb #4bd91d8a
+# %% ../../nbs/rewards/52_nets.ipynb #bc57fc8f
 def step_pair(table, before, after, goals=()):
     "What a step of the agent looks like, with goals where they are said to be: uint8 (2, n, n); cells as (row, column)"
     return np.stack([draw_scene(table.walls, agent, goals) for agent in (before, after)])
@@ -147,7 +146,7 @@ def step_pair(table, before, after, goals=()):
 def draw_saliency(pairs, maps, titles=None):
     "Pairs (N, 2, n, n) above their saliency (N, 2, n, n), on one grey scale for each pair; returns the figure"
     with style() as plt:
-        fig, axs = plt.subplots(2, 2*len(pairs), figsize=(1.02*2*len(pairs), 2.25))
+        fig, axs = plt.subplots(2, 2*len(pairs), figsize=(1.02*2*len(pairs), 2.5))
         for k, (pair, saliency) in enumerate(zip(pairs, maps)):
             for side in (0, 1):
                 above, below = axs[:, 2*k+side]
@@ -155,11 +154,11 @@ def draw_saliency(pairs, maps, titles=None):
                 below.imshow(saliency[side], cmap='gray', vmin=0, vmax=max(saliency.max(), 1e-12), interpolation='nearest')
                 above.set_title('before' if side==0 else 'after', fontsize=8, weight='normal')
             if titles: axs[1, 2*k].set_title(titles[k], fontsize=8, weight='normal', loc='left')
-        for ax in axs.flat: ax.set(xticks=[], yticks=[])
-        fig.subplots_adjust(.005, .01, .995, .9, wspace=.08, hspace=.12)
+        for ax in axs.flat: ax.axis('off')
+        fig.subplots_adjust(.005, .01, .995, .92, wspace=.08, hspace=.3)
     return fig
 
-# %% ../../nbs/rewards/52_nets.ipynb #28045812
+# %% ../../nbs/rewards/52_nets.ipynb #1d4c190d
 def save_rewards(population:RewardPopulation, path):
     "Write a population of reward networks to an .npz file, atomically"
     about = json.dumps(dict(config=to_dict(population.config), size=population.size, seeds=population.seeds))

@@ -8,18 +8,19 @@ __all__ = ['SPOT_STRIDE', 'SPOTS', 'reward_cnn', 'screen_rewards', 'ScreenConfig
            'draw_traces', 'overlay_saliency', 'overlay_frames', 'save_overlay', 'save_screen_model',
            'load_screen_model']
 
-# %% ../../nbs/rewards/57_screens.ipynb #c15e6f8b
+# %% ../../nbs/rewards/57_screens.ipynb #5aa08bfb
 import json, numpy as np, pandas as pd, torch
 from dataclasses import dataclass
-from ..core import atomic_path, from_dict, integer, require, to_dict
+from ..core import Bounds, OneOf, atomic_path, check_fields, from_dict, integer, require, to_dict
 from .atari import ATARI_GAMES, SCREEN_SIZE, STACK, AtariScreen, Screens, get_game, hide_score, scripted_player
 from .transitions import load_arrays, reward_data, save_arrays
 from ..style import SERIES, SOFT, show_frames, style
 from pathlib import Path
 from PIL import Image
 from torch import nn
+from typing import Annotated
 
-# %% ../../nbs/rewards/57_screens.ipynb #c984eceb
+# %% ../../nbs/rewards/57_screens.ipynb #46d68b68
 def reward_cnn():
     "From screens, float (N, 4, 84, 84) in 0 to 1, to a reward (N, 1): the network of Mnih et al. (2015), with one output"
     return nn.Sequential(nn.Conv2d(STACK, 32, 8, 4), nn.ReLU(), nn.Conv2d(32, 64, 4, 2), nn.ReLU(), nn.Conv2d(64, 64, 3, 1), nn.ReLU(),
@@ -33,27 +34,23 @@ def screen_rewards(net, screens, batch:int=200):
     require(ok, 'screens', screens, f'uint8 of shape (N, {STACK}, {SCREEN_SIZE}, {SCREEN_SIZE})')
     return np.concatenate([net(torch.as_tensor(part).float()/255)[:, 0].numpy() for part in np.split(screens, range(batch, len(screens), batch))])
 
-# %% ../../nbs/rewards/57_screens.ipynb #79dea164
+# %% ../../nbs/rewards/57_screens.ipynb #0fcb1123
 @dataclass(frozen=True)
 class ScreenConfig:
     "How a reward model of a game is fitted. `ValueError` on numbers that make no sense"
-    score:str = 'show' # Does it see the score? show or fill
-    seed:int = 0 # Of the first weights and of the order of the data
-    epochs:int = 5 # Times through the data
-    batch:int = 20 # Screens in a gradient step
-    learning_rate:float = 3e-4 # Of Adam
+    score:Annotated[str, OneOf('show', 'fill')] = 'show' # Does it see the score? show or fill
+    seed:Annotated[int, Bounds(0)] = 0 # Of the first weights and of the order of the data
+    epochs:Annotated[int, Bounds(1, 10_000)] = 5 # Times through the data
+    batch:Annotated[int, Bounds(1, 10_000)] = 20 # Screens in a gradient step
+    learning_rate:Annotated[float, Bounds(above=0, below=1)] = 3e-4 # Of Adam
 
-    def __post_init__(self):
-        require(self.score in ('show', 'fill'), 'score', self.score, 'show, fill')
-        for name in ('epochs', 'batch'): integer(getattr(self, name), name, 1, 10_000)
-        integer(self.seed, 'seed', 0)
-        require(0<self.learning_rate<1, 'learning_rate', self.learning_rate, 'a number between 0 and 1')
+    def __post_init__(self): check_fields(self)
 
 def seen_by(config:ScreenConfig, data:Screens):
     "The screens as this model sees them: uint8 (N, 4, 84, 84)"
     return data.shown if config.score=='show' else data.filled
 
-# %% ../../nbs/rewards/57_screens.ipynb #f049794d
+# %% ../../nbs/rewards/57_screens.ipynb #fd1893a2
 def fit_screens(data:Screens, config:ScreenConfig=None, report=lambda steps: None, stop=lambda: False):
     "A fitted `reward_cnn`; None if stopped. `ValueError` if no moment has a reward"
     config = config or ScreenConfig()
@@ -75,7 +72,7 @@ def fit_screens(data:Screens, config:ScreenConfig=None, report=lambda steps: Non
             report(step)
     return net.eval()
 
-# %% ../../nbs/rewards/57_screens.ipynb #6fc76809
+# %% ../../nbs/rewards/57_screens.ipynb #791f0a53
 SPOT_STRIDE = 5 # Pixels between spots
 SPOTS = -(-SCREEN_SIZE//SPOT_STRIDE) # Spots along a side
 
@@ -101,7 +98,7 @@ def screen_saliency(net, screens):
         maps.append(((after-float(before))**2/2).view(SPOTS, SPOTS).numpy())
     return np.stack(maps)
 
-# %% ../../nbs/rewards/57_screens.ipynb #e9a419f9
+# %% ../../nbs/rewards/57_screens.ipynb #24e58b80
 def score_spots(name:str):
     "Which spots are on the score of a game: bool (17, 17)"
     found = np.zeros((SPOTS, SPOTS), bool)
@@ -115,7 +112,7 @@ def score_share(maps, name:str) -> float:
     totals = maps.sum((1, 2))
     return float((maps[:, score_spots(name)].sum(1)/np.where(totals>0, totals, 1)).mean())
 
-# %% ../../nbs/rewards/57_screens.ipynb #f980b01a
+# %% ../../nbs/rewards/57_screens.ipynb #6fe8f080
 def screen_accuracy(paid, rewards) -> float:
     "Share of moments in which the reward paid, rounded to -1, 0 or 1, is the true one"
     return float((np.clip(np.round(paid), -1, 1)==rewards).mean())
@@ -131,7 +128,7 @@ def judge_screens(net, config:ScreenConfig, test:Screens, looked_at:int=40) -> t
                share=score_share(maps, test.game), area=float(score_spots(test.game).mean()))
     return row, maps
 
-# %% ../../nbs/rewards/57_screens.ipynb #e4435444
+# %% ../../nbs/rewards/57_screens.ipynb #298a95fa
 def reward_trace(net, name:str, steps:int=300, seed:int=0) -> pd.DataFrame:
     "A scripted player's points at each step, and what a model pays for the screens with the score (`show`) and without (`fill`)"
     env, player = AtariScreen(name), scripted_player(name, np.random.default_rng(integer(seed, 'seed', 0)))
@@ -158,7 +155,7 @@ def draw_traces(traces:dict): # Title to a table of `reward_trace`
         fig.tight_layout()
     return fig
 
-# %% ../../nbs/rewards/57_screens.ipynb #be176e5c
+# %% ../../nbs/rewards/57_screens.ipynb #2e2e8c2f
 def overlay_saliency(frame, saliency):
     "A raw frame uint8 (210, 160, 3) with a map (17, 17) laid over it in green, at full strength where the map is greatest"
     spots = torch.as_tensor(np.asarray(saliency, np.float32))[None, None]
@@ -190,7 +187,7 @@ def save_overlay(frames, path, fps:float=8):
     with atomic_path(path) as tmp: pictures[0].save(tmp, 'GIF', save_all=True, append_images=pictures[1:], duration=round(1000/fps), loop=0)
     return path
 
-# %% ../../nbs/rewards/57_screens.ipynb #a8c05bfa
+# %% ../../nbs/rewards/57_screens.ipynb #b4915566
 def save_screen_model(net, config:ScreenConfig, name:str, path):
     "Write a reward model of a game to an .npz file, atomically"
     about = json.dumps(dict(game=name, config=to_dict(config)))
