@@ -75,7 +75,7 @@ def ours(path, question, protocol):
     "CPU seconds and the result of an evaluation, nothing being kept from before"
     from goalmisgen.agents.impala import load_policy
     from goalmisgen.evaluation.exact import render_levels
-    from goalmisgen.evaluation.results import evaluate
+    from goalmisgen.evaluation.protocol import evaluate
     render_levels.cache_clear()
     begin = process_time()
     return evaluate(load_policy(path), question, protocol), process_time()-begin
@@ -85,7 +85,7 @@ def measure(folder, numbers, levels, all_states):
     "Rows of the table"
     from goalmisgen.agents.population import agents_of
     from goalmisgen.evaluation.exact import Setting
-    from goalmisgen.evaluation.results import Protocol
+    from goalmisgen.evaluation.protocol import Protocol
     agents = agents_of(folder)
     for text in QUESTIONS:
         question = Setting.parse(text)
@@ -94,15 +94,15 @@ def measure(folder, numbers, levels, all_states):
             row = dict(agent=n, question=text)
             for side, protocol in dict(exact=Protocol(), sampled=Protocol('sampled')).items():
                 r, cpu = ours(where, question, protocol)
-                yield row | dict(side=side, levels=1000, cpu_seconds=cpu, forwards=r.forwards, mean_length=r.capability, per_1000=cpu)
+                yield row | dict(side=side, levels=1000, cpu_seconds=cpu, num_forward_frames=r.num_forward_frames, mean_length=r.capability, per_1000=cpu)
                 if side == 'exact': length = r.capability
             if n == numbers[0] and all_states:
                 r, cpu = ours(where, question, Protocol(tolerance=0.))
-                yield row | dict(side='exact, all states', levels=1000, cpu_seconds=cpu, forwards=r.forwards, mean_length=r.capability, per_1000=cpu)
+                yield row | dict(side='exact, all states', levels=1000, cpu_seconds=cpu, num_forward_frames=r.num_forward_frames, mean_length=r.capability, per_1000=cpu)
             for side, play in dict(published=publishedly, batched=in_batches).items():
                 load, cpu, steps = play(where, question, some)
                 per_1000 = 1000*(load/levels + length*cpu/steps)
-                yield row | dict(side=side, levels=levels, cpu_seconds=load+cpu, forwards=steps, mean_length=steps/levels, per_1000=per_1000)
+                yield row | dict(side=side, levels=levels, cpu_seconds=load+cpu, num_forward_frames=steps, mean_length=steps/levels, per_1000=per_1000)
 
 
 def main():
@@ -120,7 +120,7 @@ def main():
     for row in measure(a.population, a.agents, a.levels, a.all_states):
         rows.append(row)
         print(f"agent {row['agent']}, {row['question']:24} {row['side']:18} {row['cpu_seconds']:7.2f} CPU s, {row['levels']:5} levels, "
-              f"{row['forwards']:7,} forwards, {row['mean_length']:6.1f} steps", flush=True)
+              f"{row['num_forward_frames']:7,} frames, {row['mean_length']:6.1f} steps", flush=True)
     table = pd.DataFrame(rows)
     wide = table[table.side != 'exact, all states'].pivot(index=['question', 'agent'], columns='side', values='per_1000')
     wide['published / sampled'], wide['batched / exact'] = wide.published/wide.sampled, wide.batched/wide.exact

@@ -127,7 +127,7 @@ class EvaluateCommand:
 # %% ../nbs/90_cli.ipynb #593d6a0d
 @patch
 def __call__(self:EvaluateCommand):
-    from goalmisgen.evaluation.results import Protocol
+    from goalmisgen.evaluation.protocol import Protocol
     protocol = Protocol(self.method, self.levels, self.tolerance, self.episodes, self.seed)
     if self.agents.is_file() or (self.agents/'manifest.json').exists():
         for r in _one_agent(self, protocol): print(_sentence(r))
@@ -165,22 +165,23 @@ def _rows(c, f, asked, protocol, population, keep):
     "The rows of one `AgentFile`, from the table if there is one"
     from goalmisgen.agents.impala import load_policy
     from goalmisgen.evaluation.exact import PolicyCache
-    from goalmisgen.evaluation.results import ResultsFile, evaluate, evaluate_agent, row_key, to_row
+    from goalmisgen.evaluation.protocol import ResultsFile, evaluate, evaluate_agent, row_key
+    from goalmisgen.evaluation.results import to_row
     table = None if keep else PolicyCache(load_policy(f.path))
     for s in asked:
         if keep:
             evaluate_agent([f], [s], keep, population, protocol, lengths=c.lengths)
             yield ResultsFile(keep).rows[row_key(f, s, protocol, population)]
-        else: yield to_row(evaluate(table, s, protocol), population, f.agent, f.step, f.algorithm, f.run, f.weights, protocol.seed, f.trained)
+        else: yield to_row(evaluate(table, s, protocol), population, f.agent, f.step, f.algorithm, f.run, f.fingerprint, protocol.seed, f.trained)
 
 def _kept(out, files, asked, protocol, population):
     "The table to add to. `ValueError` if it cannot be written, or holds answers of other weights under the same name"
     from goalmisgen.evaluation.files import check_output
-    from goalmisgen.evaluation.results import ResultsFile, check_name, row_key
+    from goalmisgen.evaluation.protocol import ResultsFile, check_name, row_key
     have = ResultsFile(check_output(out)).rows
     check_name(population)
     for f in files:
-        others = [k for s in asked if (k := row_key(f, s, protocol, population)) in have and have[k].weights!=f.weights]
+        others = [k for s in asked if (k := row_key(f, s, protocol, population)) in have and have[k].fingerprint!=f.fingerprint]
         require(not others, f'answers in {out}', f'those of other weights, as {f.run} of {population}', 'another table, or another --population')
     return out
 

@@ -20,8 +20,9 @@ from goalmisgen.evaluation.agents import AgentFile, agent_files
 from goalmisgen.evaluation.exact import PUBLISHED_SEEDS, Setting, evaluate_exact, seed_range, evaluation_levels
 from goalmisgen.evaluation.files import check_output, locked, read_cells, write_table
 from goalmisgen.evaluation.population import by_step, evaluate_population, find_agents
-from goalmisgen.evaluation.results import (COLUMNS, ResultsFile, Protocol, Result, evaluate_agent, read_lengths, read_results, result_key, row_key,
-                                           to_row, to_table, write_lengths, write_results)
+from goalmisgen.evaluation.protocol import Protocol, ResultsFile, evaluate_agent, row_key
+from goalmisgen.evaluation.results import (COLUMNS, Result, columns_of_version, read_lengths, read_results, result_key, to_row, to_table,
+                                           write_lengths, write_results)
 from goalmisgen.evaluation.sampled import evaluate_sampled
 from goalmisgen.evaluation.settings import settings_for
 from goalmisgen.evaluation.tables import TABLES, load_table, table_path
@@ -66,7 +67,7 @@ def ask(home, out, settings='red line vs yellow gem', protocol=FEW, **kw):
 
 @pytest.mark.parametrize('suffix', ['csv', 'csv.gz'])
 def test_names_come_back_whatever_they_look_like(rows, tmp_path, suffix):
-    many = [replace(r, population=a, run=b, algorithm=a, weights='5669732331e84638') for r in rows for a, b in zip(NAMES, NAMES[1:]+NAMES[:1])]
+    many = [replace(r, population=a, run=b, algorithm=a, fingerprint='5669732331e84638') for r in rows for a, b in zip(NAMES, NAMES[1:]+NAMES[:1])]
     write_results(tmp_path/f't.{suffix}', many)
     assert {result_key(r): r for r in read_results(tmp_path/f't.{suffix}')} == {result_key(r): r for r in many}
     pmf = np.zeros(501)
@@ -340,7 +341,7 @@ def test_rows_of_two_kinds_are_not_averaged(rows):
 @pytest.fixture(scope='module')
 def table(rows, tmp_path_factory):
     "Some rows in a file, one of an agent that reaches nothing"
-    never = replace(rows[0], agent=5, p1=0., p2=0., timeout=1., unsure=0., preference=float('nan'), preference_low=float('nan'), preference_high=float('nan'),
+    never = replace(rows[0], agent=5, p1=0., p2=0., timeout=1., unexplored_mass=0., preference=float('nan'), preference_low=float('nan'), preference_high=float('nan'),
                     mean_length=500., median_length=500., length_q05=500., length_q25=500., length_q75=500., length_q95=500.)
     path = tmp_path_factory.mktemp('table')/'t.csv'
     write_results(path, [*rows, *(replace(r, agent=n) for r in rows for n in (1, 2)), never])
@@ -356,10 +357,33 @@ def test_a_cut_table_is_refused_wherever_it_is_cut(table, tmp_path):
     assert repr(read_results(path)) == repr(read_results(table))
 
 
-def test_a_cut_row_of_an_older_table_is_refused(rows, tmp_path):
-    path, old = tmp_path/'t.csv', [c for c in COLUMNS if c not in ('trained_goal', 'trained_background', 'trained_size', 'tolerance')]
-    to_table(rows)[old].assign(schema=2).to_csv(path, index=False)
-    assert [r.p1 for r in read_results(path)] == [r.p1 for r in sorted(rows, key=result_key)]
+OLD = Path(__file__).parent/'old_tables'  # Two agents, computed and played, as earlier versions wrote them
+
+
+def without(row, version):
+    "The row as a table of an earlier version has it, in today's columns"
+    if version < 3: row = replace(row, trained_goal='unknown', trained_background='unknown', trained_size=0)
+    if version == 1:
+        nan = float('nan')
+        row = replace(row, run=f'agent-{row.agent}', algorithm='unknown', fingerprint='unknown', length_q05=nan, length_q25=nan, length_q75=nan, length_q95=nan)
+    return row
+
+
+@pytest.mark.parametrize('version', [1, 2, 3])
+def test_tables_of_earlier_versions_are_read(version):
+    path = OLD/f'schema-{version}.csv'
+    now = {r.method: replace(r, population='pop', algorithm='PPO', step=240, fingerprint='5669732331e84638', trained_goal='yellow line',
+                             trained_background='black', trained_size=5) for r in
+           [to_row(f(uniform, PAIR, range(100000, 100010)), 'pop', 0, 0, seed=42) for f in (evaluate_exact, evaluate_sampled)]}
+    wanted = [without(replace(now[m], agent=n, run=f'agent-{n}'), version) for n in (0, 3) for m in ('exact', 'sampled')]
+    found, wanted = (to_table(rows) for rows in (read_results(path), wanted))
+    pd.testing.assert_frame_equal(found, wanted, rtol=1e-9)
+    assert tuple(read_cells(path)[0]) == columns_of_version(version) and (found.schema == 4).all()
+
+
+def test_a_cut_row_of_an_older_table_is_refused(tmp_path):
+    path = tmp_path/'t.csv'
+    path.write_bytes((OLD/'schema-2.csv').read_bytes())
     data = path.read_bytes()
     for n in range(1, len(data)):
         if data[n-1:n] == b'\n': continue  # whole rows that are missing do not show without checksums
@@ -375,8 +399,8 @@ def change(df, row, **values):
 
 @pytest.mark.parametrize('column, value', [
     ('preference', .9), ('preference', ''), ('preference_low', .2), ('preference_high', .1), ('p1', float('nan')), ('timeout', .99),
-    ('unsure', .5), ('mean_length', 3.), ('mean_length', 600.), ('mean_length', ''), ('median_length', 0.), ('length_q25', 400.),
-    ('length_q95', 501.), ('episodes', 5), ('seed', 1), ('tolerance', .5), ('agent', -1), ('step', '1e3'), ('weights', 'nothing'),
+    ('unexplored_mass', .5), ('mean_length', 3.), ('mean_length', 600.), ('mean_length', ''), ('median_length', 0.), ('length_q25', 400.),
+    ('length_q95', 501.), ('episodes', 5), ('seed', 1), ('tolerance', .5), ('agent', -1), ('step', '1e3'), ('fingerprint', 'nothing'),
     ('levels', 'some'), ('population', ''), ('run', ''), ('obj1', 'Red Line'), ('background', 'plaid'), ('schema', '3.0'),
     ('agent', '1_0'), ('trained_size', '')])
 def test_a_row_that_contradicts_itself_is_refused(rows, tmp_path, column, value):

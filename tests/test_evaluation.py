@@ -17,8 +17,9 @@ from goalmisgen.evaluation.exact import PolicyCache, Setting, evaluate_exact, qu
 from goalmisgen.evaluation.population import by_step, evaluate_population, find_agents
 from goalmisgen.evaluation.published import published_agents, read_episodes, read_published, setting_of
 from goalmisgen.evaluation.files import write_table
-from goalmisgen.evaluation.results import (COLUMNS, AgentFile, Protocol, agent_files, evaluate_agent, read_lengths, read_results, to_row, to_table,
-                                           write_results)
+from goalmisgen.evaluation.agents import AgentFile, agent_files
+from goalmisgen.evaluation.protocol import Protocol, evaluate_agent
+from goalmisgen.evaluation.results import COLUMNS, read_lengths, read_results, to_row, to_table, write_results
 from goalmisgen.evaluation.sampled import evaluate_sampled
 from goalmisgen.evaluation.settings import DATASET_512, PAPER, find_settings
 
@@ -68,7 +69,7 @@ def test_a_network_in_windows_says_what_it_says_to_whole_frames(setting):
     assert both.sum() > 300 and a.probs[a.row[keys[both]]].std(0).max() > .1
     np.testing.assert_allclose(a.probs[a.row[keys[both]]], b.probs[b.row[b.keys(st)[both]]], atol=1e-5)
     np.testing.assert_allclose(windows.endings.p1, whole.endings.p1, atol=1e-4)
-    assert abs(windows.forwards-whole.forwards) < .05*whole.forwards
+    assert abs(windows.num_forward_frames-whole.num_forward_frames) < .05*whole.num_forward_frames
     seen = a.look(st, keys, torch.arange(len(st.table)))  # whole frames too, where they were not asked about
     np.testing.assert_allclose(seen, action_probs(network, st.frames(torch.arange(len(st.table)))), atol=1e-5)
 
@@ -90,13 +91,13 @@ def test_lazy_agrees_with_full_within_its_certificate(name):
     asked, levels = PolicyCache(POLICIES[name]), FEW[:12] if name == 'network' else FEW
     for setting in (PAIR, Setting('black gem', 'white line'), Setting('green line', 'blue gem', 'textured')):
         full = evaluate_exact(asked, setting, levels, tolerance=0)
-        assert full.asked.all() and not full.unsure.any()
+        assert full.asked.all() and not full.unexplored_mass.any()
         for tolerance in (.1, 1e-3, 1e-6):
             lazy = evaluate_exact(asked, setting, levels, tolerance=tolerance)
             e, f, eps = lazy.endings, full.endings, 1e-12
-            assert (lazy.unsure <= tolerance).all()
-            for a, b in ((e.p1, f.p1), (e.p2, f.p2), (f.timeout, e.timeout)): assert (a <= b+eps).all() and (b-a <= lazy.unsure+eps).all()
-            assert (e.steps >= f.steps-1e-8).all() and (e.steps-f.steps <= TIMEOUT*lazy.unsure+1e-8).all()
+            assert (lazy.unexplored_mass <= tolerance).all()
+            for a, b in ((e.p1, f.p1), (e.p2, f.p2), (f.timeout, e.timeout)): assert (a <= b+eps).all() and (b-a <= lazy.unexplored_mass+eps).all()
+            assert (e.steps >= f.steps-1e-8).all() and (e.steps-f.steps <= TIMEOUT*lazy.unexplored_mass+1e-8).all()
             np.testing.assert_allclose(e.p1+e.p2+e.timeout, 1, atol=1e-12)
             np.testing.assert_allclose(lazy.lengths @ np.arange(TIMEOUT+1), lazy.capability, rtol=1e-9)
             if lazy.p1+lazy.p2 > 0:
@@ -117,8 +118,8 @@ def test_shortest_path_agent():
     r = evaluate_exact(lambda frames: torch.nn.functional.one_hot(torch.tensor([know[f.numpy().tobytes()] for f in frames]), 15).double(), PAIR, FEW)
     far = distances(r.level_set.levels, OBJ1, avoid=OBJ2)
     np.testing.assert_allclose(r.endings.steps, far)
-    assert r.preference == 1 and r.forwards == far.sum() and not r.unsure.any()
-    assert r.median_length == np.sort(np.repeat(far, np.round(r.level_set.weights*40).astype(int)))[19]
+    assert r.preference == 1 and r.num_forward_frames == far.sum() and not r.unexplored_mass.any()
+    assert r.median_length == np.sort(np.repeat(far, np.round(r.level_set.shares*40).astype(int)))[19]
 
 
 def arrivals(table, moves, known, horizon):
@@ -153,8 +154,8 @@ def test_unsure_is_what_gets_lost():
     moves, known = query_reachable_states(PolicyCache(POLICIES['calm']), st, .05)
     lost = arrivals(st.table, moves.numpy(), known.numpy(), TIMEOUT)
     r = evaluate_exact(POLICIES['calm'], PAIR, FEW, tolerance=.05)
-    assert r.unsure.max() > 1e-3
-    np.testing.assert_allclose(np.bincount(st.table.level, lost), r.unsure, atol=1e-12)
+    assert r.unexplored_mass.max() > 1e-3
+    np.testing.assert_allclose(np.bincount(st.table.level, lost), r.unexplored_mass, atol=1e-12)
 
 
 def test_stages_make_no_difference(monkeypatch):
@@ -174,24 +175,24 @@ def test_what_was_asked_before_changes_no_bit():
     evaluate_exact(asked, other, FEW)
     evaluate_sampled(asked, PAIR, range(100000, 100007), seed=3)
     after = evaluate_exact(asked, PAIR, FEW)
-    assert after.forwards < alone.forwards
+    assert after.num_forward_frames < alone.num_forward_frames
     for f in ('p1', 'p2', 'timeout', 'steps', 'lengths'): assert (getattr(alone.endings, f) == getattr(after.endings, f)).all()
 
 
 def test_exchanged_objects_are_looked_at_once():
     asked = PolicyCache(capricious(5, 30))
     a, b = evaluate_exact(asked, PAIR, 'census'), evaluate_exact(asked, Setting('yellow gem', 'red line'), 'census')
-    assert a.forwards > 1000 and b.forwards == 0
+    assert a.num_forward_frames > 1000 and b.num_forward_frames == 0
     np.testing.assert_allclose([a.p1, a.p2, a.capability], [b.p2, b.p1, b.capability], atol=1e-5)
 
 
 def test_textured_census_has_every_level_nine_times():
     plain, nine = evaluation_levels('census'), evaluation_levels('census', 'textured')
-    assert len(nine.levels) == 9*len(plain.levels) == 32202 and abs(nine.weights.sum()-1) < 1e-12
+    assert len(nine.levels) == 9*len(plain.levels) == 32202 and abs(nine.shares.sum()-1) < 1e-12
     keys = {(g.tobytes(), int(b)) for g, b in zip(nine.levels.grid, nine.levels.background)}
     assert len(keys) == 32202 and {b for _, b in keys} == set(range(9))
     seeds = evaluation_levels(range(200000, 201000), 'textured')
-    known = {(g.tobytes(), int(b)): w for g, b, w in zip(nine.levels.grid, nine.levels.background, nine.weights)}
+    known = {(g.tobytes(), int(b)): w for g, b, w in zip(nine.levels.grid, nine.levels.background, nine.shares)}
     assert all((g.tobytes(), int(b)) in known for g, b in zip(seeds.levels.grid, seeds.levels.background))
 
 
@@ -300,7 +301,7 @@ def test_a_table_comes_back_as_it_was(rows, tmp_path, name):
     assert (tmp_path/name).read_bytes() == first and [p.name for p in tmp_path.iterdir()] == [name]
 
 
-WRONG = [('schema', 4), ('p1', 1.5), ('p1', 'much'), ('agent', 1.5), ('obj1', 'pink gem'), ('method', 'guessed'), ('unsure', -1.)]
+WRONG = [('schema', 5), ('p1', 1.5), ('p1', 'much'), ('agent', 1.5), ('obj1', 'pink gem'), ('method', 'guessed'), ('unexplored_mass', -1.)]
 
 
 @pytest.mark.parametrize('column, value', WRONG)
@@ -367,7 +368,7 @@ def test_a_population_and_a_retrained_agent(tmp_path):
     pd.testing.assert_frame_equal(first.table, again.table)
     agent(tmp_path/'pop', 1, opinionated(20))
     after = evaluate_population(tmp_path/'pop', 'red line vs yellow gem', tmp_path/'t.csv', **how).table
-    assert after.weights[0] == first.table.weights[0] and after.weights[1] != first.table.weights[1] and len(read_results(tmp_path/'t.csv')) == 2
+    assert after.fingerprint[0] == first.table.fingerprint[0] and after.fingerprint[1] != first.table.fingerprint[1] and len(read_results(tmp_path/'t.csv')) == 2
     with pytest.raises(FileNotFoundError): evaluate_population(tmp_path, PAIR, tmp_path/'t.csv', **how)
     with pytest.raises(ValueError, match='settings'): evaluate_population(tmp_path/'pop', [], tmp_path/'t.csv', **how)
 

@@ -17,7 +17,7 @@ from ..env.objects import GoalObject, icon
 from ..evaluation.exact import Setting
 from ..evaluation.intervals import INDIFFERENT
 from ..evaluation.results import COLUMNS, SCHEMA
-from ..evaluation.sampled import wilson
+from ..evaluation.intervals import wilson_interval
 from ..evaluation.settings import PAPER
 from ..style import ACCENT, SERIES, SOFT, save_figure, style
 
@@ -34,8 +34,8 @@ def as_table(preference, # float (N,), 0 to 1: P(first object first | either rea
     require(p.ndim==1 and p.shape==steps.shape, 'shapes of preference and mean_length', (p.shape,steps.shape), 'two equal ones, (N,)')
     ok = (np.isnan(p) | ((0<=p) & (p<=1))).all() and ((1<=steps) & (steps<=500)).all()
     require(ok, 'dots', 'numbers out of range', 'preferences from 0 to 1 or nan, lengths from 1 to 500')
-    low,high = np.array([wilson(x*episodes, episodes) if episodes and x==x else (x,x) for x in p]).reshape(-1,2).T
-    n,text = np.arange(len(p)), dict.fromkeys(('algorithm','weights','trained_goal','trained_background','levels'), 'unknown')
+    low,high = np.array([wilson_interval(x*episodes, episodes) if episodes and x==x else (x,x) for x in p]).reshape(-1,2).T
+    n,text = np.arange(len(p)), dict.fromkeys(('algorithm','fingerprint','trained_goal','trained_background','levels'), 'unknown')
     text |= dict(trained_size=0, tolerance=0.)
     values = text | dict(schema=SCHEMA, population=population, run=[f'dot-{i}' for i in n], agent=n, step=0, obj1=setting.obj1, obj2=setting.obj2,
         background=setting.background, method='sampled' if episodes else 'exact', episodes=episodes, seed=0, preference=p, preference_low=low,

@@ -254,7 +254,7 @@ def _read(self:Explorer, agent, source):
     if not isinstance(source, (str,Path)): return source
     file = Path(source)/'model.safetensors' if Path(source).is_dir() else Path(source)
     require(file.is_file(), f'weights of agent {agent}', str(source), 'an agent folder with model.safetensors, a .safetensors file or a published .pth')
-    known = set(self.table.weights[self.table.agent==agent])-{'unknown'}
+    known = set(self.table.fingerprint[self.table.agent==agent])-{'unknown'}
     mine = hashlib.sha256(file.read_bytes()).hexdigest()[:16]
     require(not known or mine in known, f'fingerprint of {file}', mine, f'{", ".join(sorted(known))}, of which the table speaks')
     return load_policy(source)

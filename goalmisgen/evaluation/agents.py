@@ -27,8 +27,8 @@ class AgentFile:
     size:int = 0 # In mazes with so many cells on a side; 0 if unknown
 
     @property
-    def weights(self):
-        "Fingerprint of the file: 16 hex digits"
+    def fingerprint(self):
+        "Of the file: the first 16 hex digits of its SHA-256"
         return hashlib.sha256(self.path.read_bytes()).hexdigest()[:16]
 
     @property

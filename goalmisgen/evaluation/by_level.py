@@ -21,8 +21,8 @@ def level_table(result:ExactResult):
     "Data frame of the distinct levels: seed (-1 in the census), share, shortest paths to the objects, P(first), P(second), P(timeout), expected steps"
     import pandas as pd
     t,e = result.level_set, result.endings
-    return pd.DataFrame(dict(seed=t.levels.seeds, share=t.weights, distance1=distances(t.levels, OBJ1), distance2=distances(t.levels, OBJ2),
-                             p1=e.p1, p2=e.p2, timeout=e.timeout, steps=e.steps, unsure=result.unsure))
+    return pd.DataFrame(dict(seed=t.levels.seeds, share=t.shares, distance1=distances(t.levels, OBJ1), distance2=distances(t.levels, OBJ2),
+                             p1=e.p1, p2=e.p2, timeout=e.timeout, steps=e.steps, unexplored_mass=result.unexplored_mass))
 
 # %% ../../nbs/evaluation/28_by_level.ipynb #343f7ca3
 def nearer_first(table # `level_table`
@@ -63,8 +63,8 @@ def place_map(result:ExactResult, which:int=1): # `which`: 1 or 2
     t = result.level_set
     here = t.levels.grid==(OBJ1 if which==1 else OBJ2)
     p = result.endings.p1 if which==1 else result.endings.p2
-    weight = np.einsum('l,lyx->yx', t.weights, here)
-    return np.divide(np.einsum('l,lyx->yx', t.weights*p, here), weight, out=np.full(weight.shape, np.nan), where=weight>0)
+    weight = np.einsum('l,lyx->yx', t.shares, here)
+    return np.divide(np.einsum('l,lyx->yx', t.shares*p, here), weight, out=np.full(weight.shape, np.nan), where=weight>0)
 
 # %% ../../nbs/evaluation/28_by_level.ipynb #c7c30860
 def draw_place_maps(results:dict): # name to `ExactResult`
@@ -120,7 +120,7 @@ def stuck(result:ExactResult, n:int=6):
         m = visits_map(result, row)/result.endings.steps[row]
         return ', '.join(f'({x},{y}) {m[y,x]:.0%}' for y,x in sorted(np.argwhere(m>=.1).tolist(), key=lambda c: -m[c[0],c[1]]))
     t = result.level_set
-    return pd.DataFrame([dict(row=int(i), seed=int(t.levels.seeds[i]), share=t.weights[i], timeout=result.endings.timeout[i], cells=where(i)) for i in worst])
+    return pd.DataFrame([dict(row=int(i), seed=int(t.levels.seeds[i]), share=t.shares[i], timeout=result.endings.timeout[i], cells=where(i)) for i in worst])
 
 # %% ../../nbs/evaluation/28_by_level.ipynb #e0e73928
 def draw_stuck(result:ExactResult, rows):

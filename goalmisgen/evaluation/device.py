@@ -30,7 +30,7 @@ class DeviceSetting:
     def __init__(self, setting, levels='published', device='cuda'):
         self.setting, self.levels = Setting.parse(setting), levels
         self.level_set = evaluation_levels(levels, self.setting.background)
-        parts = self.level_set.weights[:0], *np.split(self.level_set.weights, range(LEVELS_PER_RENDER, len(self.level_set.weights), LEVELS_PER_RENDER))
+        parts = self.level_set.shares[:0], *np.split(self.level_set.shares, range(LEVELS_PER_RENDER, len(self.level_set.shares), LEVELS_PER_RENDER))
         self.stages = [DeviceLevels(render_levels(self.setting, levels, i), w, device) for i,w in enumerate(parts[1:])]
 
 # %% ../../nbs/evaluation/29_device.ipynb #7b8b52d1
@@ -43,7 +43,7 @@ def evaluate(self:DeviceSetting, policy:Policy, horizon:int=TIMEOUT) -> ExactRes
     out = []
     for s in self.stages:
         probs = probs_of_all(policy, s.frames)
-        out.append(absorption_backwards(s.table, move_probs(probs)[s.row], s.weights, horizon))
-    shares, states = [s.weights.sum() for s in self.stages], sum(len(s.table) for s in self.stages)
+        out.append(absorption_backwards(s.table, move_probs(probs)[s.row], s.shares, horizon))
+    shares, states = [s.shares.sum() for s in self.stages], sum(len(s.table) for s in self.stages)
     frames = sum(len(s.frames) for s in self.stages)
-    return ExactResult(self.setting, self.level_set, _join(out, shares), frames, np.zeros(len(self.level_set.weights)), np.ones(states, bool))
+    return ExactResult(self.setting, self.level_set, _join(out, shares), frames, np.zeros(len(self.level_set.shares)), np.ones(states, bool))

@@ -50,7 +50,7 @@ PUBLISHED_SEEDS = range(100_000, 101_000)
 class LevelSet:
     "Distinct levels and their shares, and which of them each requested level is"
     levels:Levels # M distinct levels
-    weights:np.ndarray # float64 (M,): shares, summing to 1
+    shares:np.ndarray # float64 (M,): how often each is met, summing to 1
     index:np.ndarray # int64 (N,): the row of each requested level
     name:str # Such as 'seeds 100000-100999' or 'census'; no two sets of levels share one
 
@@ -265,13 +265,13 @@ class ExactResult:
     setting:Setting # What was asked
     level_set:LevelSet # On which levels
     endings:Endings # How episodes end on each; what leads to states that were not asked about counts as a timeout
-    forwards:int # Frames the network looked at
-    unsure:np.ndarray # float64 (M,): probability of getting to a state that was not asked about; each at most the tolerance
+    num_forward_frames:int # Frames the network looked at
+    unexplored_mass:np.ndarray # float64 (M,): probability of getting to a state that was not asked about; each at most the tolerance
     asked:np.ndarray # bool (S,): was the policy asked in this state?
-    tolerance:float = 1e-6 # What `unsure` was allowed to be
+    tolerance:float = 1e-6 # What `unexplored_mass` was allowed to be
     method = 'exact'
 
-    def _mean(self, a): return float(self.level_set.weights @ a)
+    def _mean(self, a): return float(self.level_set.shares @ a)
 
     @property
     def p1(self): "P(first object reached first)"; return self._mean(self.endings.p1)
@@ -282,7 +282,7 @@ class ExactResult:
     @property
     def preference(self): "p1/(p1+p2): preference for the first object, timeouts left out; nan if it never reaches either"; return preference(self.p1, self.p2)
     @property
-    def interval(self): "Where the preference must lie, for all that was not asked: (low, high)"; return bounds(self.p1, self.p2, self._mean(self.unsure))
+    def interval(self): "Where the preference must lie, for all that was not asked: (low, high)"; return bounds(self.p1, self.p2, self._mean(self.unexplored_mass))
     @property
     def capability(self): "Mean episode length in steps, timeouts counting 500: lower is better"; return self._mean(self.endings.steps)
     @property
@@ -296,10 +296,10 @@ def preference(p1, p2) -> float:
     return p1/(p1+p2) if p1+p2>0 else float('nan')
 
 # %% ../../nbs/evaluation/20_exact.ipynb #458b86a9
-def bounds(p1, p2, unsure) -> tuple:
-    "Least and greatest preference if a probability `unsure` may still go to either object: (low, high), nan if p1 = p2 = 0"
-    total = p1+p2+unsure
-    return (p1/total, (p1+unsure)/total) if p1+p2>0 else (float('nan'), float('nan'))
+def bounds(p1, p2, unexplored_mass) -> tuple:
+    "Least and greatest preference if a probability `unexplored_mass` may still go to either object: (low, high), nan if p1 = p2 = 0"
+    total = p1+p2+unexplored_mass
+    return (p1/total, (p1+unexplored_mass)/total) if p1+p2>0 else (float('nan'), float('nan'))
 
 # %% ../../nbs/evaluation/20_exact.ipynb #8db26bfc
 def quantile(lengths, # Probabilities of ending at step 0, 1, 2 …
@@ -310,13 +310,13 @@ def quantile(lengths, # Probabilities of ending at step 0, 1, 2 …
 
 # %% ../../nbs/evaluation/20_exact.ipynb #93e72b5f
 def _on_levels(asked, st, weights, tolerance, horizon):
-    "Endings on one stage, what is unsure in each level, and where the policy was asked"
+    "Endings on one stage, what is unexplored_mass in each level, and where the policy was asked"
     moves,known = query_reachable_states(asked, st, tolerance, horizon)
     e = absorption(st.table, moves, weights, horizon)
     known = known.numpy()
     lost = (st.table.outcome.numpy()==0) & known[:,None] & ~known[st.table.next.numpy()]
-    unsure = np.bincount(st.table.level, e.visits*(moves.numpy()*lost).sum(1), minlength=len(weights))
-    return e, unsure, known
+    unexplored_mass = np.bincount(st.table.level, e.visits*(moves.numpy()*lost).sum(1), minlength=len(weights))
+    return e, unexplored_mass, known
 
 # %% ../../nbs/evaluation/20_exact.ipynb #6508559e
 def _join(parts, shares): # shares: float (P,), the weight of each part
@@ -338,9 +338,9 @@ def evaluate_exact(policy, # `Policy`, a `PolicyCache` of one, or any function f
     levels = parse_levels(levels)
     t,before,out,shares = evaluation_levels(levels, setting.background), len(asked), [], []
     for part in range(-(-len(t.levels)//LEVELS_PER_RENDER)):
-        w = t.weights[part*LEVELS_PER_RENDER:(part+1)*LEVELS_PER_RENDER]
+        w = t.shares[part*LEVELS_PER_RENDER:(part+1)*LEVELS_PER_RENDER]
         out.append(_on_levels(asked, render_levels(setting, levels, part), w, tolerance, horizon))
         shares.append(w.sum())
-    ends,unsure,known = zip(*out)
-    return ExactResult(setting, t, _join(ends, shares), len(asked)-before, np.concatenate(unsure), np.concatenate(known),
+    ends,unexplored_mass,known = zip(*out)
+    return ExactResult(setting, t, _join(ends, shares), len(asked)-before, np.concatenate(unexplored_mass), np.concatenate(known),
                        float(tolerance))

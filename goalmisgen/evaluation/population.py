@@ -16,8 +16,8 @@ from .agents import agent_files, check_agents, departures
 from .exact import LEVELS_PER_RENDER, PolicyCache, Setting, parse_levels, render_levels, evaluation_levels
 from .files import check_output, locked
 from .published import published_agents
-from .results import ResultsFile, Protocol, check_name
-from .results import evaluate_agent, read_results, result_key, row_key, to_table, write_results
+from .protocol import Protocol, ResultsFile, check_name, evaluate_agent, row_key
+from .results import read_results, result_key, to_table, write_results
 from .settings import settings_for
 
 # %% ../../nbs/evaluation/26_population.ipynb #4a40ec01
@@ -109,10 +109,10 @@ def _claim(home, folder, population, agents, rows):
 
 def _differ(rows, run, files, population):
     "Are there answers of other weights under this name?"
-    weights = {f.step: f.weights for f in files}
+    fingerprints = {f.step: f.fingerprint for f in files}
     have = [r for r in rows if (r.population,r.run)==(population,run)]
-    common = [r for r in have if r.step in weights]
-    return any(weights[r.step]!=r.weights for r in common) or (have and not common)
+    common = [r for r in have if r.step in fingerprints]
+    return any(fingerprints[r.step]!=r.fingerprint for r in common) or (have and not common)
 
 # %% ../../nbs/evaluation/26_population.ipynb #6b7b48bb
 def evaluate_population(folder, # Agents: `agent-*/`, or published `<date>__seed_<number>/model_<steps>.pth`
@@ -164,14 +164,14 @@ def _places(out, agents):
 # %% ../../nbs/evaluation/26_population.ipynb #4972edb3
 def _missing(files, settings, out, population, protocol, lengths):
     "What has not been asked yet: pairs of `AgentFile` and `Setting`"
-    have,weights = ResultsFile(out, lengths), {f: f.weights for f in files}
-    return [(f,s) for f in files for s in settings if have.missing(row_key(f, s, protocol, population), weights[f])]
+    have,fingerprints = ResultsFile(out, lengths), {f: f.fingerprint for f in files}
+    return [(f,s) for f in files for s in settings if have.missing(row_key(f, s, protocol, population), fingerprints[f])]
 
 # %% ../../nbs/evaluation/26_population.ipynb #05a59835
 def _collect(agents, settings, where, out, population, protocol, failed):
     "Add all answers to the table; return those asked for"
-    weights = {(run,f.step): f.weights for run,files in agents.items() for f in files}
-    def fresh(r): return r.population!=population or weights.get((r.run,r.step), r.weights)==r.weights
+    fingerprints = {(run,f.step): f.fingerprint for run,files in agents.items() for f in files}
+    def fresh(r): return r.population!=population or fingerprints.get((r.run,r.step), r.fingerprint)==r.fingerprint
     answers = {k: r for out_ in where.values() for k,r in ResultsFile(out_).rows.items() if fresh(r)}
     keys = [row_key(f, s, protocol, population) for files in agents.values() for f in files for s in settings]
     with locked(out.parent):

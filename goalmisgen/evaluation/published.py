@@ -16,7 +16,7 @@ from .agents import AgentFile
 from .exact import PUBLISHED_SEEDS, Setting, preference, quantile, seeds_name
 from .files import typed
 from .results import Result, SCHEMA, to_table
-from .sampled import wilson
+from .intervals import wilson_interval
 from .settings import PAPER
 
 # %% ../../nbs/evaluation/25_published.ipynb #f467f737
@@ -113,7 +113,7 @@ def _published_row(path, run, background, seeds):
     lengths = np.bincount(steps, minlength=TIMEOUT+1)/n
     who = (SCHEMA, run, 'PPO (published)', path.parent.name, agent, model_step(path.name), 'unknown', *training_of(run))
     return Result(*who, s.obj1, s.obj2, s.background, 'sampled', _levels_name(seeds, n), 0., n, 42,
-        n1/n, n2/n, 1-(n1+n2)/n, 0., preference(n1/n, n2/n), *wilson(n1, n1+n2), float(steps.mean()), float(np.median(steps)),
+        n1/n, n2/n, 1-(n1+n2)/n, 0., preference(n1/n, n2/n), *wilson_interval(n1, n1+n2), float(steps.mean()), float(np.median(steps)),
         *(float(quantile(lengths, q)) for q in (.05,.25,.75,.95)))
 
 def _levels_name(seeds, n):
