@@ -6,7 +6,7 @@
 __all__ = ['REWARD_COMMANDS', 'make_files', 'RewardDataCommand', 'RewardFitCommand', 'RewardScenesCommand',
            'RewardDistancesCommand', 'RewardAgentsCommand', 'AtariDataCommand', 'AtariFitCommand', 'AtariFilmCommand']
 
-# %% ../../nbs/rewards/58_commands.ipynb #f3e1ca87
+# %% ../../nbs/rewards/58_commands.ipynb #069cd376
 import json, sys
 from dataclasses import dataclass, field
 from ..jobs import Job, progress_bar, run_jobs
@@ -17,7 +17,7 @@ from .nets import RewardConfig
 from pathlib import Path
 from tyro.conf import Positional
 
-# %% ../../nbs/rewards/58_commands.ipynb #530e7e38
+# %% ../../nbs/rewards/58_commands.ipynb #42d4a477
 def make_files(tasks, # Triples: the file; a function of (path, report, stop, **kwargs) that writes it; a dict of kwargs and `units` of work
                workers:int|None, # Processes side by side; default one per core
                label:str # Of the progress bar
@@ -33,12 +33,12 @@ def make_files(tasks, # Triples: the file; a function of (path, report, stop, **
 
 def _make_file(path, make, kwargs, report, stop): make(path, report=report, stop=stop, **kwargs)
 
-def _or_exit(command):
-    "Run a command's work; what fails is said in one line, with exit status 1"
-    try: return command()
-    except RuntimeError as error: sys.exit(f'goalmisgen: {error}')
+def _or_exit(work):
+    "Do it; what fails, or needs a library that is not installed, is said without a traceback, with exit status 1"
+    try: return work()
+    except (RuntimeError, ImportError) as error: sys.exit(f'goalmisgen: {error}')
 
-# %% ../../nbs/rewards/58_commands.ipynb #7d042ae6
+# %% ../../nbs/rewards/58_commands.ipynb #242b6400
 @dataclass(frozen=True)
 class RewardDataCommand:
     "Collect transitions of a noisy expert in a reward maze"
@@ -53,11 +53,11 @@ class RewardDataCommand:
         from goalmisgen.rewards.grids import grid_table
         from goalmisgen.rewards.transitions import collect, noisy_expert, save_transitions
         table = grid_table(self.maze)
-        data = collect(table, noisy_expert(table, self.noise), self.count, self.seed, self.balanced)
+        data = _or_exit(lambda: collect(table, noisy_expert(table, self.noise), self.count, self.seed, self.balanced))
         save_transitions(data, self.out)
         print(f'{len(data):,} transitions, {data.rewarded:.1%} with a reward   {self.out}')
 
-# %% ../../nbs/rewards/58_commands.ipynb #65c1cdd4
+# %% ../../nbs/rewards/58_commands.ipynb #d21a0c7a
 @dataclass(frozen=True)
 class RewardFitCommand:
     "Fit reward networks to transitions"
@@ -70,7 +70,8 @@ class RewardFitCommand:
     def __call__(self):
         from goalmisgen.rewards.nets import fit_rewards, save_rewards
         from goalmisgen.rewards.transitions import load_transitions
-        data, tested = load_transitions(self.data), None if self.test is None else load_transitions(self.test)
+        read = lambda path: _or_exit(lambda: load_transitions(path))
+        data, tested = read(self.data), None if self.test is None else read(self.test)
         require(self.out.suffix=='.npz', 'file name', str(self.out), 'one that ends in .npz')
         steps = self.config.epochs*-(-len(data)//self.config.batch)
         with progress_bar([Job('fit', None, {}, steps)], 'fitting') as bar:
@@ -79,7 +80,7 @@ class RewardFitCommand:
         print(f'{len(population)} networks   {self.out}')
         if tested is not None: print('test errors', *(f'{e:.2g}' for e in ((population.predict(tested.pairs)-tested.rewards)**2).mean(1)))
 
-# %% ../../nbs/rewards/58_commands.ipynb #e6702c88
+# %% ../../nbs/rewards/58_commands.ipynb #f2af15ff
 @dataclass(frozen=True)
 class RewardScenesCommand:
     "Ask reward networks about the counterfactual scenes, and whether the sum of the picture explains what they pay"
@@ -97,7 +98,7 @@ class RewardScenesCommand:
         print(found.round(3).to_string())
         if self.out is not None: write_atomic(self.out, found.to_csv(index=False))
 
-# %% ../../nbs/rewards/58_commands.ipynb #15810952
+# %% ../../nbs/rewards/58_commands.ipynb #1ad7e345
 def _distances_file(path, case, report, stop):
     "The rows of one case"
     from goalmisgen.rewards.distances import compare_case
@@ -126,7 +127,7 @@ class RewardDistancesCommand:
         _joined(paths, self.home/'distances.csv')
         print(f'{made} of {len(cases)} cases computed   {self.home/"distances.csv"}')
 
-# %% ../../nbs/rewards/58_commands.ipynb #480ba920
+# %% ../../nbs/rewards/58_commands.ipynb #5adc7fb0
 def _curve_file(path, networks, goal, reward, seed, config, report, stop):
     "The curve of one agent"
     from goalmisgen.rewards.agents import panel_agent
@@ -147,7 +148,7 @@ class RewardAgentsCommand:
         from goalmisgen.rewards.agents import PANELS, import_sb3
         from goalmisgen.rewards.nets import load_rewards
         from goalmisgen.rewards.transitions import reward_data
-        import_sb3()
+        _or_exit(import_sb3)
         networks = reward_data('networks.npz') if self.networks is None else self.networks
         seeds = range(integer(self.agents, 'agents', 1, len(load_rewards(networks))))
         name = lambda goal, reward, seed: self.home/f'{goal.replace(" ", "-")}-{reward}-{seed}-{digest(dict(to_dict(self.config), networks=_digest_of(networks)))}.csv'
@@ -163,7 +164,7 @@ def _digest_of(path):
     import hashlib
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
 
-# %% ../../nbs/rewards/58_commands.ipynb #37a4d41d
+# %% ../../nbs/rewards/58_commands.ipynb #f48514af
 def _screens_file(path, name, count, seed, report, stop):
     "One piece of a data set"
     from goalmisgen.rewards.atari import collect_screens, save_screens
@@ -183,7 +184,7 @@ class AtariDataCommand:
 
     def __call__(self):
         from goalmisgen.rewards.atari import make_raw_game
-        make_raw_game(self.game).close()
+        _or_exit(lambda: make_raw_game(self.game)).close()
         piece, tasks = integer(self.piece, 'piece', 2), []
         for part, count, first in (('train', self.count, 0), ('test', self.test, 1_000_000)):
             require(integer(count, part, piece)%piece==0 and piece%2==0, part, count, f'a multiple of {piece}, the size of a piece, which is even')
@@ -192,7 +193,7 @@ class AtariDataCommand:
         made = _or_exit(lambda: make_files(tasks, self.workers, f'playing {self.game}'))
         print(f'{made} of {len(tasks)} pieces collected   {self.home}')
 
-# %% ../../nbs/rewards/58_commands.ipynb #80b22c54
+# %% ../../nbs/rewards/58_commands.ipynb #9c09b63e
 def _model_file(path, train, test, config, looked_at, report, stop):
     "A reward model of a game: its weights, beside them the map of its saliency, and last its row of the table"
     from goalmisgen.rewards.atari import load_screens
@@ -232,7 +233,7 @@ class AtariFitCommand:
         print(pd.DataFrame([json.loads(task[0].read_text()) for task in tasks]).round(3).to_string(index=False))
         print(f'{made} of {len(tasks)} models fitted   {self.out}')
 
-# %% ../../nbs/rewards/58_commands.ipynb #cb0097cc
+# %% ../../nbs/rewards/58_commands.ipynb #111b5d0b
 @dataclass(frozen=True)
 class AtariFilmCommand:
     "A film of a scripted player's game with a reward model's saliency over it. Needs ale-py"
@@ -247,10 +248,11 @@ class AtariFilmCommand:
         require(self.out.suffix=='.gif', 'film', str(self.out), 'a name that ends in .gif')
         net, config, game = load_screen_model(self.model)
         with progress_bar([Job('film', None, {}, self.steps)], 'filming') as bar:
-            frames = overlay_frames(net, game, config.score, self.steps, self.seed, integer(self.every, 'every', 1), lambda done: bar.update(done-bar.n))
+            filmed = lambda done: bar.update(done-bar.n)
+            frames = _or_exit(lambda: overlay_frames(net, game, config.score, self.steps, self.seed, integer(self.every, 'every', 1), filmed))
         print(save_overlay(frames, self.out))
 
-# %% ../../nbs/rewards/58_commands.ipynb #2ce2c959
+# %% ../../nbs/rewards/58_commands.ipynb #f3e653f9
 REWARD_COMMANDS = {'reward-data': RewardDataCommand, 'reward-fit': RewardFitCommand, 'reward-scenes': RewardScenesCommand,
                    'reward-distances': RewardDistancesCommand, 'reward-agents': RewardAgentsCommand,
                    'atari-data': AtariDataCommand, 'atari-fit': AtariFitCommand, 'atari-film': AtariFilmCommand}
