@@ -6,7 +6,7 @@
 __all__ = ['PANELS', 'LearnedReward', 'policy_probs', 'exact_return', 'evaluate_true', 'MazeAgentConfig', 'import_sb3',
            'kept_random_state', 'train_maze_agent', 'panel_agent', 'draw_panels']
 
-# %% ../../nbs/rewards/55_agents.ipynb #767e1bc1
+# %% ../../nbs/rewards/55_agents.ipynb #47e44b99
 import gymnasium, io, numpy as np, pandas as pd, random, torch
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
@@ -14,17 +14,18 @@ from ..core import Bounds, check_fields, integer, require
 from .distances import greedy_policy, learned_reward, moves_reward, optimal_values
 from .grids import GridEnv, GridSpec, GridTable, grid_table
 from .nets import RewardPopulation
-from .transitions import reward_data
 from ..style import SERIES, style
 from typing import Annotated
 
-# %% ../../nbs/rewards/55_agents.ipynb #041e3014
+# %% ../../nbs/rewards/55_agents.ipynb #baaa9964
 class LearnedReward(gymnasium.Wrapper):
-    "Pays what a reward model says of the step. `info['true_reward']` is what the environment paid. `ValueError` unless the model fits the mazes"
+    """Pays what a reward model says of the step. `info['true_reward']` is what the environment paid.
+    `ValueError` unless the model fits the mazes"""
     def __init__(self, env, population:RewardPopulation, member:int=0):
         super().__init__(env)
         shape = env.observation_space.shape
-        require(shape==(population.size,)*2, 'shape of observations', shape, f'{(population.size,)*2}, for which the rewards were learned')
+        require(shape==(population.size,)*2, 'shape of observations', shape,
+                f'{(population.size,)*2}, for which the rewards were learned')
         self.model = population.member(integer(member, 'member', 0, len(population)-1))
 
     def reset(self, **options):
@@ -40,9 +41,10 @@ class LearnedReward(gymnasium.Wrapper):
         self._before = after
         return after, float(self.model(pair)), terminated, truncated, dict(info, true_reward=true)
 
-# %% ../../nbs/rewards/55_agents.ipynb #09a3451e
+# %% ../../nbs/rewards/55_agents.ipynb #3f4c97ac
 def policy_probs(model, table:GridTable):
-    "Move probabilities float64 (S, 4) of a stable-baselines3 model, or of any function from scenes uint8 (S, n, n) to probabilities"
+    """Move probabilities float64 (S, 4) of a stable-baselines3 model, or of any function from scenes uint8
+    (S, n, n) to probabilities"""
     if hasattr(model, 'policy'):
         with torch.no_grad():
             obs, _ = model.policy.obs_to_tensor(table.scenes)
@@ -52,6 +54,7 @@ def policy_probs(model, table:GridTable):
     require(ok, 'policy', found, f'probabilities of shape ({len(table)}, 4)')
     return found/found.sum(1, keepdims=True)
 
+# %% ../../nbs/rewards/55_agents.ipynb #62ca20fd
 def exact_return(policy, # float (S, 4): move probabilities
                  reward, # float (S, 4): what the moves pay
                  table:GridTable, # In which maze
@@ -65,13 +68,14 @@ def exact_return(policy, # float (S, 4): move probabilities
         here = np.bincount(table.next.ravel(), (flow*~table.done).ravel(), len(table))
     return float(total)
 
+# %% ../../nbs/rewards/55_agents.ipynb #9c01e566
 def evaluate_true(model, spec:GridSpec, gamma:float=1.) -> float:
     "Mean true return of a policy in the maze that `spec` describes: what anything trained here is judged by"
     require(isinstance(spec, GridSpec), 'spec', spec, 'the description of a maze, a GridSpec')
     table = grid_table(spec)
     return exact_return(policy_probs(model, table), table.reward, table, gamma)
 
-# %% ../../nbs/rewards/55_agents.ipynb #22442b5b
+# %% ../../nbs/rewards/55_agents.ipynb #c158a85c
 @dataclass(frozen=True)
 class MazeAgentConfig:
     "How an agent is trained in a reward maze. `ValueError` on numbers that make no sense"
@@ -82,14 +86,16 @@ class MazeAgentConfig:
 
     def __post_init__(self): check_fields(self)
 
-# %% ../../nbs/rewards/55_agents.ipynb #e53d1952
+# %% ../../nbs/rewards/55_agents.ipynb #982b6072
 def import_sb3():
     "stable-baselines3. `ImportError` that says what to install"
     try:
         with redirect_stderr(io.StringIO()): import stable_baselines3 # where the old gym is installed too, it says that it is old
-    except ImportError: raise ImportError("Training agents on learned rewards needs stable-baselines3: pip install 'goalmisgen[sb3]'") from None
+    except ImportError:
+        raise ImportError("Training agents on learned rewards needs stable-baselines3: pip install 'goalmisgen[sb3]'") from None
     return stable_baselines3
 
+# %% ../../nbs/rewards/55_agents.ipynb #a62371d9
 @contextmanager
 def kept_random_state():
     "Inside, a library may seed the global generators; afterwards they are as before"
@@ -100,6 +106,7 @@ def kept_random_state():
         random.setstate(before[0])
         np.random.set_state(before[1])
 
+# %% ../../nbs/rewards/55_agents.ipynb #7182dad8
 def _observer(each, stop):
     "A stable-baselines3 callback that calls `each(steps, model)` before every rollout and at the end"
     from stable_baselines3.common.callbacks import BaseCallback
@@ -109,7 +116,7 @@ def _observer(each, stop):
         def _on_training_end(self): each(self.num_timesteps, self.model)
     return Observer()
 
-# %% ../../nbs/rewards/55_agents.ipynb #aa88c613
+# %% ../../nbs/rewards/55_agents.ipynb #8bf8db67
 def train_maze_agent(spec:GridSpec, # Where it lives
                      seed:int, # Of weights, episodes and actions
                      population:RewardPopulation=None, # Learned rewards; default the true reward
@@ -118,7 +125,8 @@ def train_maze_agent(spec:GridSpec, # Where it lives
                      report=lambda steps: None, # Told how many steps are done
                      stop=lambda: False # Asked whether to give up
                      ) -> tuple|None:
-    "Train an agent: its stable-baselines3 model, and a table of true and learned return after every update. None if stopped"
+    """Train an agent: its stable-baselines3 model, and a table of true and learned return after every update.
+    None if stopped"""
     sb3, config, table = import_sb3(), config or MazeAgentConfig(), grid_table(spec)
     env, rewards = GridEnv(spec), dict(true=table.reward)
     if population is not None:
@@ -127,34 +135,46 @@ def train_maze_agent(spec:GridSpec, # Where it lives
     rows = []
     def each(steps, model):
         policy = policy_probs(model, table)
-        rows.append(dict(steps=steps, **{f'{name}_return': exact_return(policy, paid, table) for name, paid in rewards.items()}))
+        rows.append(dict(steps=steps, **{f'{name}_return': exact_return(policy, paid, table) for name,
+                                         paid in rewards.items()}))
         report(min(steps, config.steps))
     with kept_random_state():
         schedule = lambda remaining: config.learning_rate*remaining
-        model = sb3.PPO('MlpPolicy', env, schedule, config.rollout, gamma=config.gamma, seed=integer(seed, 'seed', 0), device='cpu')
+        model = sb3.PPO('MlpPolicy', env, schedule, config.rollout, gamma=config.gamma,
+                        seed=integer(seed, 'seed', 0), device='cpu')
         model.learn(config.steps, callback=_observer(each, stop))
     return None if stop() else (model, pd.DataFrame(rows))
 
-# %% ../../nbs/rewards/55_agents.ipynb #31bc07c4
+# %% ../../nbs/rewards/55_agents.ipynb #89d600b5
 PANELS = (('coin flip', 'true'), ('two', 'true'), ('coin flip', 'learned'), ('two', 'learned'))
 
-def panel_agent(goal:str, reward:str, seed:int, population=None, config=None, report=lambda steps: None, stop=lambda: False):
-    "The curve of one agent of a panel: rows with goal, reward and seed. None if stopped. Learned rewards are those of member `seed`"
+# %% ../../nbs/rewards/55_agents.ipynb #625c0f7e
+def panel_agent(goal:str, reward:str, seed:int, population=None, config=None, report=lambda steps: None,
+                stop=lambda: False):
+    """The curve of one agent of a panel: rows with goal, reward and seed. None if stopped. Learned rewards
+    are those of member `seed`"""
     require((goal, reward) in PANELS, 'panel', (goal, reward), ', '.join(map(str, PANELS)))
     learned = population if reward=='learned' else None
-    trained = train_maze_agent(GridSpec(goal), seed, learned, seed if learned is not None else 0, config, report, stop)
+    trained = train_maze_agent(GridSpec(goal), seed, learned, seed if learned is not None else 0, config,
+                               report, stop)
     return None if trained is None else trained[1].assign(goal=goal, reward=reward, seed=seed)
 
-def draw_panels(curves:pd.DataFrame, best:dict=None): # `best`: (goal, reward) to true returns of the best policies for the learned rewards
-    "True return of every agent of the four panels, and the learned return, thin, where there is one; returns the figure"
+# %% ../../nbs/rewards/55_agents.ipynb #29811033
+def draw_panels(curves:pd.DataFrame,
+                best:dict=None): # `best`: (goal, reward) to true returns of the best policies for the learned rewards
+    """True return of every agent of the four panels, and the learned return, thin, where there is one;
+    returns the figure"""
     with style() as plt:
         fig, axs = plt.subplots(1, 4, figsize=(10, 2.6), sharey=True)
         for ax, (goal, reward) in zip(axs, PANELS):
             for seed, rows in curves[(curves.goal==goal) & (curves.reward==reward)].groupby('seed'):
                 colour = SERIES[seed%len(SERIES)]
                 ax.plot(rows.steps/1000, rows.true_return, color=colour, lw=1.6)
-                if rows.learned_return.notna().any(): ax.plot(rows.steps/1000, rows.learned_return.clip(lower=-2), color=colour, lw=.8, ls='--')
-                if best and (goal, reward) in best: ax.plot(rows.steps.max()/1000+1.5, best[goal, reward][seed], 'x', color=colour, ms=6)
+                if rows.learned_return.notna().any(): ax.plot(rows.steps/1000,
+                                                              rows.learned_return.clip(lower=-2),
+                                                              color=colour, lw=.8, ls='--')
+                if best and (goal, reward) in best: ax.plot(rows.steps.max()/1000+1.5,
+                                                            best[goal, reward][seed], 'x', color=colour, ms=6)
             ax.set(title=f'{goal}, {reward} reward', xlabel='thousand steps', ylim=(-2.1, 1.3))
         axs[0].set_ylabel('return of an episode')
         fig.tight_layout()

@@ -7,16 +7,16 @@ __all__ = ['ATARI_GAMES', 'SCORE_VIEWS', 'SCREEN_SIZE', 'STACK', 'SKIP', 'AtariG
            'area_weights', 'small_screen', 'make_raw_game', 'AtariScreen', 'follow_ball', 'mash_buttons',
            'scripted_player', 'Screens', 'collect_screens', 'save_screens', 'load_screens']
 
-# %% ../../nbs/rewards/56_atari.ipynb #eca847fb
+# %% ../../nbs/rewards/56_atari.ipynb #cbd5ff4e
 import gymnasium, numpy as np
 from collections import deque
 from dataclasses import dataclass
 from fastcore.basics import patch
-from functools import lru_cache
+from functools import cache
 from ..core import integer, require
 from .transitions import load_arrays, save_arrays
 
-# %% ../../nbs/rewards/56_atari.ipynb #f1cb1331
+# %% ../../nbs/rewards/56_atari.ipynb #832c94c7
 @dataclass(frozen=True)
 class AtariGame:
     "A game, and where its score stands on the screen"
@@ -24,6 +24,7 @@ class AtariGame:
     boxes:tuple # Score boxes: (top, bottom, left, right) in pixels of the raw frame, bottom and right excluded
     fill_pixel:tuple # (row, column) of a pixel that has the colour to fill them with
 
+# %% ../../nbs/rewards/56_atari.ipynb #c1a4426c
 ATARI_GAMES = dict(
     breakout=AtariGame('BreakoutNoFrameskip-v4', ((4, 16, 35, 81),), (10, 10)),
     seaquest=AtariGame('SeaquestNoFrameskip-v4', ((7, 19, 70, 120),), (8, 65)),
@@ -31,7 +32,7 @@ ATARI_GAMES = dict(
     space_invaders=AtariGame('SpaceInvadersNoFrameskip-v4', ((8, 22, 0, 70), (8, 22, 80, 150)), (7, 7)),
     tennis=AtariGame('TennisNoFrameskip-v4', ((4, 13, 30, 72), (4, 13, 94, 136)), (5, 29)))
 
-# %% ../../nbs/rewards/56_atari.ipynb #1065bdfa
+# %% ../../nbs/rewards/56_atari.ipynb #761f642d
 def get_game(name:str) -> AtariGame:
     "The game of this name. `ValueError` if there is none"
     require(name in ATARI_GAMES, 'game', name, ', '.join(ATARI_GAMES))
@@ -43,11 +44,12 @@ def check_view(score:str):
     "`ValueError` unless this can be done to a score"
     require(score in SCORE_VIEWS, 'score', score, ', '.join(SCORE_VIEWS))
 
-# %% ../../nbs/rewards/56_atari.ipynb #ffabc0a3
+# %% ../../nbs/rewards/56_atari.ipynb #6f67e4a9
 def hide_score(frame, # uint8 (210, 160, 3): a raw frame
                game:AtariGame, # What is on it
                score:str='fill'): # show, fill or blur
-    "The frame with its score shown, filled with the colour beside it, or blurred: uint8 (210, 160, 3), a copy"
+    """The frame with its score shown, filled with the colour beside it, or blurred: uint8 (210, 160, 3), a
+    copy"""
     from scipy.ndimage import gaussian_filter
     check_view(score)
     out = np.array(frame)
@@ -58,17 +60,18 @@ def hide_score(frame, # uint8 (210, 160, 3): a raw frame
         else: box[:] = gaussian_filter(box.astype(float), (3, 3, 0)).round()
     return out
 
-# %% ../../nbs/rewards/56_atari.ipynb #95d8933b
+# %% ../../nbs/rewards/56_atari.ipynb #359daf56
 SCREEN_SIZE, STACK, SKIP = 84, 4, 4 # Pixels a side; screens in an observation; frames for which an action is held
 
-@lru_cache(maxsize=None)
+@cache
 def area_weights(n:int, m:int):
-    "Weights that resize `n` pixels to `m`, each the mean of the area it covers: float32 (m, n), rows summing to 1"
+    """Weights that resize `n` pixels to `m`, each the mean of the area it covers: float32 (m, n), rows
+    summing to 1"""
     edges = np.arange(m+1)*n/m
     overlap = np.minimum(edges[1:, None], np.arange(1, n+1)) - np.maximum(edges[:-1, None], np.arange(n))
     return (overlap.clip(0)*m/n).astype(np.float32)
 
-# %% ../../nbs/rewards/56_atari.ipynb #f3382deb
+# %% ../../nbs/rewards/56_atari.ipynb #ffc007a8
 def small_screen(frame): # uint8 (210, 160, 3)
     "A raw frame as networks see it: grey, uint8 (84, 84)"
     red, green, blue = np.moveaxis(np.asarray(frame).astype(np.int32), -1, 0)
@@ -76,19 +79,22 @@ def small_screen(frame): # uint8 (210, 160, 3)
     rows, columns = area_weights(grey.shape[0], SCREEN_SIZE), area_weights(grey.shape[1], SCREEN_SIZE)
     return (rows @ grey @ columns.T).round().astype(np.uint8)
 
-# %% ../../nbs/rewards/56_atari.ipynb #52aa23af
+# %% ../../nbs/rewards/56_atari.ipynb #10a3d83e
 def make_raw_game(name:str):
-    "Gymnasium's environment of a game, frame by frame. `ImportError` without ale-py, which says what to install"
+    """Gymnasium's environment of a game, frame by frame. `ImportError` without ale-py, which says what to
+    install"""
     game = get_game(name)
     try: import ale_py
-    except ImportError: raise ImportError("Atari games need ale-py: pip install 'goalmisgen[atari]'") from None
+    except ImportError:
+        raise ImportError("Atari games need ale-py: pip install 'goalmisgen[atari]'") from None
     ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
     gymnasium.register_envs(ale_py)
     return gymnasium.make(game.env_id, disable_env_checker=True)
 
-# %% ../../nbs/rewards/56_atari.ipynb #3c1c9b94
+# %% ../../nbs/rewards/56_atari.ipynb #a16e385c
 class AtariScreen(gymnasium.Wrapper):
-    "A game seen as four grey screens, uint8 (4, 84, 84), oldest first. `ValueError` for an unknown game or score view"
+    """A game seen as four grey screens, uint8 (4, 84, 84), oldest first. `ValueError` for an unknown game or
+    score view"""
     def __init__(self,
                  name:str, # One of `ATARI_GAMES`
                  score:str='show', # show, fill or blur
@@ -112,7 +118,7 @@ class AtariScreen(gymnasium.Wrapper):
         view = self.score if score is None else score
         return np.stack([small_screen(hide_score(f, self.game, view)) for f in self.frames])
 
-# %% ../../nbs/rewards/56_atari.ipynb #491c395a
+# %% ../../nbs/rewards/56_atari.ipynb #061fb408
 @patch
 def reset(self:AtariScreen, *, seed=None, options=None):
     "Start a game, or after the loss of a life go on with it"
@@ -126,6 +132,7 @@ def reset(self:AtariScreen, *, seed=None, options=None):
     self.frames.extend([frame]*STACK)
     return self.observe(), {}
 
+# %% ../../nbs/rewards/56_atari.ipynb #9530c5f5
 @patch
 def advance(self:AtariScreen, action:int) -> tuple:
     "Hold an action for four frames: points won, has the game or life ended, was it cut short"
@@ -141,17 +148,22 @@ def advance(self:AtariScreen, action:int) -> tuple:
     self._lives = self.unwrapped.ale.lives()
     return points, terminated or (self.life_ends and lost_life), truncated
 
+# %% ../../nbs/rewards/56_atari.ipynb #7359e324
 @patch
 def step(self:AtariScreen, action):
     "Gymnasium's step; `info['points']` is the reward before clipping"
     points, terminated, truncated = self.advance(action)
-    return self.observe(), float(np.sign(points)) if self.clip else points, terminated, truncated, dict(points=points)
+    reward = float(np.sign(points)) if self.clip else points
+    return self.observe(), reward, terminated, truncated, dict(points=points)
 
-# %% ../../nbs/rewards/56_atari.ipynb #7ff2626e
-_FOLLOWED = dict(breakout=(99, 72, 3, (3, 2)), pong=(54, 51, 2, (2, 3))) # ball, paddle, slack, keys for less and for more
+# %% ../../nbs/rewards/56_atari.ipynb #d708ebaa
+_FOLLOWED = dict(breakout=(99, 72, 3, (3, 2)),
+                 pong=(54, 51, 2, (2, 3))) # ball, paddle, slack, keys for less and for more
 
+# %% ../../nbs/rewards/56_atari.ipynb #b4ebd6eb
 def follow_ball(name:str, rng):
-    "A player, from memory to action, that keeps its paddle where the ball is, and one time in ten does anything"
+    """A player, from memory to action, that keeps its paddle where the ball is, and one time in ten does
+    anything"""
     ball, paddle, slack, (less, more) = _FOLLOWED[name]
     num_actions = 4 if name=='breakout' else 6
     def act(ram):
@@ -161,16 +173,18 @@ def follow_ball(name:str, rng):
         return more if gap>slack else less if gap<-slack else 0
     return act
 
+# %% ../../nbs/rewards/56_atari.ipynb #8b59b4ff
 def mash_buttons(num_actions:int, firing:tuple, rng):
     "A player that holds an action for one to five steps, four times in five one of `firing`, else any"
     held = [0, 0]
     def act(ram):
-        if held[1]==0: held[:] = int(rng.choice(firing) if rng.random()<.8 else rng.integers(num_actions)), int(rng.integers(1, 6))
+        if held[1]==0: held[:] = int(rng.choice(firing) if rng.random()<.8
+                                     else rng.integers(num_actions)), int(rng.integers(1, 6))
         held[1] -= 1
         return held[0]
     return act
 
-# %% ../../nbs/rewards/56_atari.ipynb #f09ef96d
+# %% ../../nbs/rewards/56_atari.ipynb #71f15732
 def scripted_player(name:str, rng):
     "The player for a game: a function from the console's memory, uint8 (128,), to an action"
     get_game(name)
@@ -178,7 +192,7 @@ def scripted_player(name:str, rng):
     if name=='space_invaders': return mash_buttons(6, (1, 4, 5), rng)
     return mash_buttons(18, tuple(range(10, 18)), rng)
 
-# %% ../../nbs/rewards/56_atari.ipynb #9f5637a8
+# %% ../../nbs/rewards/56_atari.ipynb #e64c28b5
 @dataclass(frozen=True, eq=False)
 class Screens:
     "Moments of a game: what was on the screen, with its score and without, and the reward that came with it"
@@ -191,7 +205,7 @@ class Screens:
 
     def __len__(self): return len(self.rewards)
 
-# %% ../../nbs/rewards/56_atari.ipynb #7ae3a4d2
+# %% ../../nbs/rewards/56_atari.ipynb #9ba3b00d
 def collect_screens(name:str, # One of `ATARI_GAMES`
                     count:int, # How many moments, an even number
                     seed:int=0, # Of the game and of its player
@@ -200,7 +214,8 @@ def collect_screens(name:str, # One of `ATARI_GAMES`
                     stop=lambda: False, # Asked whether to give up
                     most_steps:int=2_000_000 # `RuntimeError` if the game gives too few rewards in as many steps
                     ) -> Screens|None:
-    "Half of the moments with a reward, half without, by `scripted_player`; None if stopped. `ValueError` on bad input"
+    """Half of the moments with a reward, half without, by `scripted_player`; None if stopped. `ValueError` on
+    bad input"""
     half = integer(count, 'count', 2)//2
     require(count%2==0, 'count', count, 'an even number')
     require(0<keep<=1, 'keep', keep, 'a probability above 0')
@@ -223,22 +238,27 @@ def collect_screens(name:str, # One of `ATARI_GAMES`
         if terminated or truncated: env.reset()
     return Screens(name, int(seed), steps, np.stack(shown), np.stack(filled), np.array(rewards, np.int8))
 
-# %% ../../nbs/rewards/56_atari.ipynb #b3d9949d
-_FIELDS = dict(shown=('uint8', (None, STACK, SCREEN_SIZE, SCREEN_SIZE)), filled=('uint8', (None, STACK, SCREEN_SIZE, SCREEN_SIZE)),
+# %% ../../nbs/rewards/56_atari.ipynb #e76e64a8
+_FIELDS = dict(shown=('uint8', (None, STACK, SCREEN_SIZE, SCREEN_SIZE)),
+               filled=('uint8', (None, STACK, SCREEN_SIZE, SCREEN_SIZE)),
                rewards=('int8', (None,)), seed=('int64', ()), steps=('int64', ()), game=('str', ()))
 
+# %% ../../nbs/rewards/56_atari.ipynb #66f75acd
 def save_screens(screens:Screens, path):
     "Write them to an .npz file, atomically"
     save_arrays(path, **{k: np.asarray(getattr(screens, k)) for k in _FIELDS})
 
+# %% ../../nbs/rewards/56_atari.ipynb #fa397a4d
 def load_screens(*paths) -> Screens:
     "Moments from one file, or from several of one game. `ValueError` if a file is damaged or does not belong"
     require(paths, 'paths', paths, 'at least one file')
     parts = [load_arrays(p, _FIELDS) for p in paths]
     games = sorted({str(p['game']) for p in parts})
-    require(len(games)==1 and games[0] in ATARI_GAMES, f'games in {", ".join(map(str, paths))}', games, 'one that is known')
+    require(len(games)==1 and games[0] in ATARI_GAMES, f'games in {", ".join(map(str, paths))}', games,
+            'one that is known')
     for path, part in zip(paths, parts):
         sizes = {len(part[k]) for k in ('shown', 'filled', 'rewards')}
-        require(len(sizes)==1 and abs(part['rewards']).max(initial=0)==1, f'moments in {path}', sorted(sizes), 'as many of each, some with a reward')
+        require(len(sizes)==1 and abs(part['rewards']).max(initial=0)==1, f'moments in {path}',
+                sorted(sizes), 'as many of each, some with a reward')
     joined = {k: np.concatenate([p[k] for p in parts]) for k in ('shown', 'filled', 'rewards')}
     return Screens(games[0], int(parts[0]['seed']), sum(int(p['steps']) for p in parts), **joined)

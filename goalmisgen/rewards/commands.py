@@ -6,7 +6,7 @@
 __all__ = ['REWARD_COMMANDS', 'make_files', 'RewardDataCommand', 'RewardFitCommand', 'RewardScenesCommand',
            'RewardDistancesCommand', 'RewardAgentsCommand', 'AtariDataCommand', 'AtariFitCommand', 'AtariFilmCommand']
 
-# %% ../../nbs/rewards/58_commands.ipynb #069cd376
+# %% ../../nbs/rewards/58_commands.ipynb #f3e1ca87
 import json, sys
 from dataclasses import dataclass, field
 from ..jobs import Job, progress_bar, run_jobs
@@ -17,28 +17,35 @@ from .nets import RewardConfig
 from pathlib import Path
 from tyro.conf import Positional
 
-# %% ../../nbs/rewards/58_commands.ipynb #42d4a477
-def make_files(tasks, # Triples: the file; a function of (path, report, stop, **kwargs) that writes it; a dict of kwargs and `units` of work
+# %% ../../nbs/rewards/58_commands.ipynb #7b2c5885
+def make_files(tasks, # Triples: a file, a function of (path, report, stop, **kwargs) to write it, and kwargs with `units`
                workers:int|None, # Processes side by side; default one per core
                label:str # Of the progress bar
                ) -> int:
-    "Make the files that are not there yet, in worker processes; how many were made. `RuntimeError` naming what failed"
+    """Make the files that are not there yet, in worker processes; how many were made. `RuntimeError` naming
+    what failed"""
     missing = [task for task in tasks if not Path(task[0]).exists()]
-    jobs = [Job(Path(path).name, _make_file, dict(path=str(path), make=make, kwargs={k: v for k, v in kwargs.items() if k!='units'}), kwargs['units'])
+    jobs = [Job(Path(path).name, _make_file,
+                dict(path=str(path), make=make, kwargs={k: v for k, v in kwargs.items() if k!='units'}),
+                kwargs['units'])
             for path, make, kwargs in missing]
     workers = None if workers is None else integer(workers, 'workers', 1)
     failed = [outcome for outcome in (run_jobs(jobs, workers, label) if jobs else []) if outcome.error]
-    if failed: raise RuntimeError('\n'.join([f'{len(failed)} of {len(jobs)} failed: {", ".join(o.name for o in failed[:5])}', failed[0].error]))
+    names = ', '.join(outcome.name for outcome in failed[:5])
+    if failed: raise RuntimeError(f'{len(failed)} of {len(jobs)} failed: {names}\n{failed[0].error}')
     return len(jobs)
 
+# %% ../../nbs/rewards/58_commands.ipynb #98cb6e1e
 def _make_file(path, make, kwargs, report, stop): make(path, report=report, stop=stop, **kwargs)
 
+# %% ../../nbs/rewards/58_commands.ipynb #bbcfb82d
 def _or_exit(work):
-    "Do it; what fails, or needs a library that is not installed, is said without a traceback, with exit status 1"
+    """Do it; what fails, or needs a library that is not installed, is said without a traceback, with exit
+    status 1"""
     try: return work()
     except (RuntimeError, ImportError) as error: sys.exit(f'goalmisgen: {error}')
 
-# %% ../../nbs/rewards/58_commands.ipynb #242b6400
+# %% ../../nbs/rewards/58_commands.ipynb #95489199
 @dataclass(frozen=True)
 class RewardDataCommand:
     "Collect transitions of a noisy expert in a reward maze"
@@ -53,11 +60,12 @@ class RewardDataCommand:
         from goalmisgen.rewards.grids import grid_table
         from goalmisgen.rewards.transitions import collect, noisy_expert, save_transitions
         table = grid_table(self.maze)
-        data = _or_exit(lambda: collect(table, noisy_expert(table, self.noise), self.count, self.seed, self.balanced))
+        data = _or_exit(lambda: collect(table, noisy_expert(table, self.noise), self.count, self.seed,
+                                        self.balanced))
         save_transitions(data, self.out)
         print(f'{len(data):,} transitions, {data.rewarded:.1%} with a reward   {self.out}')
 
-# %% ../../nbs/rewards/58_commands.ipynb #d21a0c7a
+# %% ../../nbs/rewards/58_commands.ipynb #f3e0ce12
 @dataclass(frozen=True)
 class RewardFitCommand:
     "Fit reward networks to transitions"
@@ -75,41 +83,50 @@ class RewardFitCommand:
         require(self.out.suffix=='.npz', 'file name', str(self.out), 'one that ends in .npz')
         steps = self.config.epochs*-(-len(data)//self.config.batch)
         with progress_bar([Job('fit', None, {}, steps)], 'fitting') as bar:
-            population = fit_rewards(data, range(integer(self.networks, 'networks', 1, 10_000)), self.config, lambda done: bar.update(done-bar.n))
+            population = fit_rewards(data, range(integer(self.networks, 'networks', 1, 10_000)), self.config,
+                                     lambda done: bar.update(done-bar.n))
         save_rewards(population, self.out)
         print(f'{len(population)} networks   {self.out}')
-        if tested is not None: print('test errors', *(f'{e:.2g}' for e in ((population.predict(tested.pairs)-tested.rewards)**2).mean(1)))
+        if tested is not None:
+            errors = ((population.predict(tested.pairs)-tested.rewards)**2).mean(1)
+            print('test errors', *(f'{e:.2g}' for e in errors))
 
-# %% ../../nbs/rewards/58_commands.ipynb #f2af15ff
+# %% ../../nbs/rewards/58_commands.ipynb #249333b0
 @dataclass(frozen=True)
 class RewardScenesCommand:
-    "Ask reward networks about the counterfactual scenes, and whether the sum of the picture explains what they pay"
+    """Ask reward networks about the counterfactual scenes, and whether the sum of the picture explains what
+    they pay"""
     networks:Positional[Path] # File of reward-fit
     out:Path|None = None # Table to write, .csv
 
     def __call__(self):
         from goalmisgen.rewards.grids import grid_table
         from goalmisgen.rewards.nets import load_rewards
-        from goalmisgen.rewards.scenes import ask_scenes, counterfactual_scenes, explained_by_sum, probe_interior_sum, reaching_preference
+        from goalmisgen.rewards.scenes import ask_scenes, counterfactual_scenes, explained_by_sum
+        from goalmisgen.rewards.scenes import probe_interior_sum, reaching_preference
         population, table = load_rewards(self.networks), grid_table(GridSpec())
-        require(population.size==11, f'size of the mazes of {self.networks}', population.size, '11, that of the scenes')
+        require(population.size==11, f'size of the mazes of {self.networks}', population.size,
+                '11, that of the scenes')
         answers = ask_scenes(population, counterfactual_scenes(table))
-        found = answers.assign(preference=reaching_preference(answers)).join(explained_by_sum(probe_interior_sum(population, table)))
+        explained = explained_by_sum(probe_interior_sum(population, table))
+        found = answers.assign(preference=reaching_preference(answers)).join(explained)
         print(found.round(3).to_string())
         if self.out is not None: write_atomic(self.out, found.to_csv(index=False))
 
-# %% ../../nbs/rewards/58_commands.ipynb #1ad7e345
+# %% ../../nbs/rewards/58_commands.ipynb #d8b87839
 def _distances_file(path, case, report, stop):
     "The rows of one case"
     from goalmisgen.rewards.distances import compare_case
     found = compare_case(case, report, stop)
     if found is not None: write_atomic(path, found.to_csv(index=False))
 
+# %% ../../nbs/rewards/58_commands.ipynb #b4c5bbf6
 def _joined(paths, out):
     "One table of many"
     import pandas as pd
     write_atomic(out, pd.concat([pd.read_csv(p) for p in paths], ignore_index=True).to_csv(index=False))
 
+# %% ../../nbs/rewards/58_commands.ipynb #f6841cb4
 @dataclass(frozen=True)
 class RewardDistancesCommand:
     "Learn rewards from 24 kinds of data, and compare distances to the true reward with regret"
@@ -122,12 +139,13 @@ class RewardDistancesCommand:
         from goalmisgen.rewards.distances import REWARD_CASES
         cases = [replace(case, seeds=integer(self.seeds, 'seeds', 1, 1000)) for case in REWARD_CASES]
         paths = [self.home/f'{case.goal.replace(" ", "-")}-{digest(case)}.csv' for case in cases]
-        tasks = [(path, _distances_file, dict(case=case, units=5*-(-case.count//20))) for path, case in zip(paths, cases)]
+        tasks = [(path, _distances_file, dict(case=case, units=5*-(-case.count//20))) for path,
+                 case in zip(paths, cases)]
         made = _or_exit(lambda: make_files(tasks, self.workers, 'learning rewards'))
         _joined(paths, self.home/'distances.csv')
         print(f'{made} of {len(cases)} cases computed   {self.home/"distances.csv"}')
 
-# %% ../../nbs/rewards/58_commands.ipynb #5adc7fb0
+# %% ../../nbs/rewards/58_commands.ipynb #6cea3133
 def _curve_file(path, networks, goal, reward, seed, config, report, stop):
     "The curve of one agent"
     from goalmisgen.rewards.agents import panel_agent
@@ -135,9 +153,11 @@ def _curve_file(path, networks, goal, reward, seed, config, report, stop):
     found = panel_agent(goal, reward, seed, load_rewards(networks), config, report, stop)
     if found is not None: write_atomic(path, found.to_csv(index=False))
 
+# %% ../../nbs/rewards/58_commands.ipynb #2ed8a3f8
 @dataclass(frozen=True)
 class RewardAgentsCommand:
-    "Train agents on true and learned rewards: coin flip and two goals, each with both. Needs stable-baselines3"
+    """Train agents on true and learned rewards: coin flip and two goals, each with both. Needs
+    stable-baselines3"""
     home:Positional[Path] = Path('results/reward-agents') # Folder for a file of each agent, and for curves.csv
     networks:Path|None = None # Learned rewards, a file of reward-fit; default the five that come with the package
     agents:int = 5 # In each panel; agent n has reward n
@@ -151,26 +171,31 @@ class RewardAgentsCommand:
         _or_exit(import_sb3)
         networks = reward_data('networks.npz') if self.networks is None else self.networks
         seeds = range(integer(self.agents, 'agents', 1, len(load_rewards(networks))))
-        name = lambda goal, reward, seed: self.home/f'{goal.replace(" ", "-")}-{reward}-{seed}-{digest(dict(to_dict(self.config), networks=_digest_of(networks)))}.csv'
+        made_by = digest(dict(to_dict(self.config), networks=_digest_of(networks)))
+        name = lambda goal, reward, seed: self.home/f'{goal.replace(" ", "-")}-{reward}-{seed}-{made_by}.csv'
         panels = [(name(*panel, seed), *panel, seed) for panel in PANELS for seed in seeds]
-        tasks = [(path, _curve_file, dict(networks=str(networks), goal=goal, reward=reward, seed=seed, config=self.config, units=self.config.steps))
+        tasks = [(path, _curve_file,
+                  dict(networks=str(networks), goal=goal, reward=reward, seed=seed, config=self.config,
+                       units=self.config.steps))
                  for path, goal, reward, seed in panels]
         made = _or_exit(lambda: make_files(tasks, self.workers, 'training agents'))
         _joined([task[0] for task in tasks], self.home/'curves.csv')
         print(f'{made} of {len(tasks)} agents trained   {self.home/"curves.csv"}')
 
+# %% ../../nbs/rewards/58_commands.ipynb #be6ac500
 def _digest_of(path):
     "Sixteen hex digits for the bytes of a file"
     import hashlib
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
 
-# %% ../../nbs/rewards/58_commands.ipynb #f48514af
+# %% ../../nbs/rewards/58_commands.ipynb #a72d3bb6
 def _screens_file(path, name, count, seed, report, stop):
     "One piece of a data set"
     from goalmisgen.rewards.atari import collect_screens, save_screens
     found = collect_screens(name, count, seed, report=report, stop=stop)
     if found is not None: save_screens(found, path)
 
+# %% ../../nbs/rewards/58_commands.ipynb #68b12936
 @dataclass(frozen=True)
 class AtariDataCommand:
     "Collect balanced screens of a game, with the score and without, by a scripted player. Needs ale-py"
@@ -187,15 +212,18 @@ class AtariDataCommand:
         _or_exit(lambda: make_raw_game(self.game)).close()
         piece, tasks = integer(self.piece, 'piece', 2), []
         for part, count, first in (('train', self.count, 0), ('test', self.test, 1_000_000)):
-            require(integer(count, part, piece)%piece==0 and piece%2==0, part, count, f'a multiple of {piece}, the size of a piece, which is even')
+            require(integer(count, part, piece)%piece==0 and piece%2==0, part, count,
+                    f'a multiple of {piece}, the size of a piece, which is even')
             tasks += [(self.home/f'{self.game}-{part}-{piece}-{self.seed+k}.npz', _screens_file,
-                       dict(name=self.game, count=piece, seed=self.seed+first+k, units=piece)) for k in range(count//piece)]
+                       dict(name=self.game, count=piece, seed=self.seed+first+k, units=piece))
+                       for k in range(count//piece)]
         made = _or_exit(lambda: make_files(tasks, self.workers, f'playing {self.game}'))
         print(f'{made} of {len(tasks)} pieces collected   {self.home}')
 
-# %% ../../nbs/rewards/58_commands.ipynb #9c09b63e
+# %% ../../nbs/rewards/58_commands.ipynb #7b87b9d0
 def _model_file(path, train, test, config, looked_at, report, stop):
-    "A reward model of a game: its weights, beside them the map of its saliency, and last its row of the table"
+    """A reward model of a game: its weights, beside them the map of its saliency, and last its row of the
+    table"""
     from goalmisgen.rewards.atari import load_screens
     from goalmisgen.rewards.screens import fit_screens, judge_screens, save_screen_model
     data, tested = load_screens(*train), load_screens(*test)
@@ -205,9 +233,11 @@ def _model_file(path, train, test, config, looked_at, report, stop):
     save_screen_model(net, config, data.game, Path(path).with_suffix('.npz'))
     write_atomic(path, json.dumps(dict(row, trained_on=len(data), steps=data.steps)))
 
+# %% ../../nbs/rewards/58_commands.ipynb #bf994be6
 @dataclass(frozen=True)
 class AtariFitCommand:
-    "Fit reward models to screens with and without the score, and judge them: accuracy, accuracy when toggled, saliency on the score"
+    """Fit reward models to screens with and without the score, and judge them: accuracy, accuracy when
+    toggled, saliency on the score"""
     home:Positional[Path] # Folder of atari-data
     game:Positional[str] # Which game
     out:Path = Path('results/atari-rewards') # Folder for the models
@@ -222,18 +252,23 @@ class AtariFitCommand:
         from goalmisgen.rewards.screens import ScreenConfig
         get_game(self.game)
         train, test = (sorted(self.home.glob(f'{self.game}-{part}-*.npz')) for part in ('train', 'test'))
-        require(train and test, f'pieces of {self.game} in {self.home}', f'{len(train)} to learn from and {len(test)} to test on', 'some of both: see atari-data')
+        require(train and test, f'pieces of {self.game} in {self.home}',
+                f'{len(train)} to learn from and {len(test)} to test on', 'some of both: see atari-data')
         moments, tasks = len(load_screens(*train)), []
         for seed in range(integer(self.seeds, 'seeds', 1, 1000)):
             for score in ('show', 'fill'):
                 config = ScreenConfig(score, seed, self.epochs)
-                name = f'{self.game}-{score}-{seed}-{digest(dict(to_dict(config), data=[p.name for p in train+test]))}.json'
-                tasks.append((self.out/name, _model_file, dict(train=train, test=test, config=config, looked_at=self.looked_at, units=self.epochs*-(-moments//20))))
+                made_by = digest(dict(to_dict(config), data=[p.name for p in train+test]))
+                name = f'{self.game}-{score}-{seed}-{made_by}.json'
+                tasks.append((self.out/name, _model_file,
+                              dict(train=train, test=test, config=config, looked_at=self.looked_at,
+                                   units=self.epochs*-(-moments//20))))
         made = _or_exit(lambda: make_files(tasks, self.workers, f'fitting {self.game}'))
-        print(pd.DataFrame([json.loads(task[0].read_text()) for task in tasks]).round(3).to_string(index=False))
+        print(pd.DataFrame([json.loads(task[0].read_text())
+                            for task in tasks]).round(3).to_string(index=False))
         print(f'{made} of {len(tasks)} models fitted   {self.out}')
 
-# %% ../../nbs/rewards/58_commands.ipynb #111b5d0b
+# %% ../../nbs/rewards/58_commands.ipynb #313d7cd2
 @dataclass(frozen=True)
 class AtariFilmCommand:
     "A film of a scripted player's game with a reward model's saliency over it. Needs ale-py"
@@ -249,10 +284,13 @@ class AtariFilmCommand:
         net, config, game = load_screen_model(self.model)
         with progress_bar([Job('film', None, {}, self.steps)], 'filming') as bar:
             filmed = lambda done: bar.update(done-bar.n)
-            frames = _or_exit(lambda: overlay_frames(net, game, config.score, self.steps, self.seed, integer(self.every, 'every', 1), filmed))
+            frames = _or_exit(lambda: overlay_frames(net, game, config.score, self.steps, self.seed,
+                                                     integer(self.every, 'every', 1), filmed))
         print(save_overlay(frames, self.out))
 
-# %% ../../nbs/rewards/58_commands.ipynb #f3e653f9
-REWARD_COMMANDS = {'reward-data': RewardDataCommand, 'reward-fit': RewardFitCommand, 'reward-scenes': RewardScenesCommand,
+# %% ../../nbs/rewards/58_commands.ipynb #edd7112b
+REWARD_COMMANDS = {'reward-data': RewardDataCommand, 'reward-fit': RewardFitCommand,
+                   'reward-scenes': RewardScenesCommand,
                    'reward-distances': RewardDistancesCommand, 'reward-agents': RewardAgentsCommand,
-                   'atari-data': AtariDataCommand, 'atari-fit': AtariFitCommand, 'atari-film': AtariFilmCommand}
+                   'atari-data': AtariDataCommand, 'atari-fit': AtariFitCommand,
+                   'atari-film': AtariFilmCommand}

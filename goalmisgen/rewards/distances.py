@@ -8,7 +8,7 @@ __all__ = ['GAMMA', 'REWARD_DISTANCES', 'REWARD_CASES', 'ASKED_MAZES', 'FORETELL
            'dard_form', 'starc_form', 'reward_distances', 'RewardCase', 'learn_case', 'compare_rewards', 'compare_case',
            'shipped_distances', 'draw_regret', 'rank_correlations']
 
-# %% ../../nbs/rewards/54_distances.ipynb #a9361015
+# %% ../../nbs/rewards/54_distances.ipynb #f8ecff3d
 import numpy as np, pandas as pd
 from dataclasses import dataclass
 from ..core import integer, require
@@ -18,7 +18,7 @@ from .transitions import collect, noisy_expert, reward_data
 from ..style import SERIES, style
 from scipy.stats import rankdata
 
-# %% ../../nbs/rewards/54_distances.ipynb #635c617b
+# %% ../../nbs/rewards/54_distances.ipynb #e8616d87
 def on_goal(table:GridTable):
     "Is the agent on a goal? bool (S,)"
     return table.distance==0
@@ -27,18 +27,22 @@ def true_reward(table:GridTable):
     "The true reward of every step from state to state: float64 (S, S)"
     return np.broadcast_to(on_goal(table).astype(float), (len(table), len(table)))
 
+# %% ../../nbs/rewards/54_distances.ipynb #b959de70
 def learned_reward(population:RewardPopulation, table:GridTable):
-    "What each network pays for every step from state to state: float64 (M, S, S). `ValueError` for mazes of over 500 states"
+    """What each network pays for every step from state to state: float64 (M, S, S). `ValueError` for mazes of
+    over 500 states"""
     require(len(table)<=500, 'states of the maze', len(table), 'at most 500')
     scenes, rewards = table.scenes, np.empty((len(population), len(table), len(table)))
-    for s, scene in enumerate(scenes): rewards[:, s] = population.predict(np.stack([np.broadcast_to(scene, scenes.shape), scenes], 1))
+    for s, scene in enumerate(scenes):
+        before = np.broadcast_to(scene, scenes.shape)
+        rewards[:, s] = population.predict(np.stack([before, scenes], 1))
     return rewards
 
 def moves_reward(reward, table:GridTable):
     "What the four moves pay, float64 (..., S, 4), of a reward (..., S, S)"
     return np.take_along_axis(reward, np.broadcast_to(table.next, (*reward.shape[:-1], 4)), -1)
 
-# %% ../../nbs/rewards/54_distances.ipynb #2bb8d249
+# %% ../../nbs/rewards/54_distances.ipynb #2082a7aa
 GAMMA = .97 # Discount, as published
 
 def optimal_values(reward, table:GridTable, gamma:float=GAMMA):
@@ -50,50 +54,58 @@ def optimal_values(reward, table:GridTable, gamma:float=GAMMA):
         values = (reward + goes_on*values[..., table.next]).max(-1)
     return reward + goes_on*values[..., table.next]
 
+# %% ../../nbs/rewards/54_distances.ipynb #6a08183d
 def greedy_policy(values):
     "Move probabilities float64 (..., S, 4) of who takes the best move; moves that are as good, as often"
     best = values >= values.max(-1, keepdims=True) - 1e-7*np.maximum(1, abs(values).max((-1, -2), keepdims=True))
     return best/best.sum(-1, keepdims=True)
 
-# %% ../../nbs/rewards/54_distances.ipynb #9a2f7e3d
+# %% ../../nbs/rewards/54_distances.ipynb #b71db369
 def state_values(policy, reward, table:GridTable, gamma:float=GAMMA):
-    "Discounted return of a policy from each state, float64 (M, S), for move probabilities and rewards of the moves (M, S, 4)"
+    """Discounted return of a policy from each state, float64 (M, S), for move probabilities and rewards of
+    the moves (M, S, 4)"""
     policy, reward = np.broadcast_arrays(policy, reward)
     flow = np.zeros((len(policy), len(table), len(table)))
     states = np.arange(len(table))
     for move in range(4): flow[:, states, table.next[:, move]] += policy[..., move]*~table.done[:, move]
     return np.linalg.solve(np.eye(len(table))-gamma*flow, (policy*reward).sum(-1)[..., None])[..., 0]
 
+# %% ../../nbs/rewards/54_distances.ipynb #b1039112
 def regret(reward, table:GridTable, gamma:float=GAMMA):
     "Regret of the best policy for each reward: float64 (M,), for rewards of the moves (M, S, 4)"
     truth = table.reward[None]
     mean_return = lambda policy: state_values(policy, truth, table, gamma) @ table.start
-    highest, lowest = (mean_return(greedy_policy(optimal_values(sign*truth, table, gamma)))[0] for sign in (1, -1))
+    highest, lowest = (mean_return(greedy_policy(optimal_values(sign*truth, table, gamma)))[0]
+                       for sign in (1, -1))
     reached = mean_return(greedy_policy(optimal_values(np.asarray(reward, float), table, gamma)))
     return ((highest-reached)/(highest-lowest)).round(9) + 0. # rounding errors would count in a ranking
 
-# %% ../../nbs/rewards/54_distances.ipynb #7f0c1965
+# %% ../../nbs/rewards/54_distances.ipynb #90134327
 def epic_form(reward, table:GridTable, gamma:float=GAMMA):
-    "EPIC's canonical form on every move, float64 (M, S, 4), of rewards (M, S, S); states and moves are equally likely"
+    """EPIC's canonical form on every move, float64 (M, S, 4), of rewards (M, S, S); states and moves are
+    equally likely"""
     leaving = reward.mean(-1)
     whole = leaving.mean(-1)[:, None, None]
     return moves_reward(reward, table) + gamma*leaving[:, table.next] - leaving[..., None] - gamma*whole
 
+# %% ../../nbs/rewards/54_distances.ipynb #2a1d812b
 def dard_form(reward, table:GridTable, gamma:float=GAMMA):
     "DARD's canonical form on every move, float64 (M, S, 4), of rewards (M, S, S); moves are equally likely"
     paid = moves_reward(reward, table)
     leaving = paid.mean(-1)
-    before, after = table.next[:, None, :, None], table.next[table.next][:, :, None, :] # s: four S', and for each s' four S''
+    before = table.next[:, None, :, None] # four S' after s
+    after = table.next[table.next][:, :, None, :] # four S'' after each s'
     between = reward[:, before, after].mean((-1, -2))
     return paid + gamma*leaving[:, table.next] - leaving[..., None] - gamma*between
 
+# %% ../../nbs/rewards/54_distances.ipynb #7bf16d89
 def starc_form(reward, table:GridTable, gamma:float=GAMMA):
     "STARC's canonical form (VAL, random policy) on every move, float64 (M, S, 4), of rewards (M, S, S)"
     paid = moves_reward(reward, table)
     values = state_values(np.full(paid.shape, 1/4), paid, table, gamma)
     return paid - values[..., None] + gamma*values[:, table.next]
 
-# %% ../../nbs/rewards/54_distances.ipynb #6c77224c
+# %% ../../nbs/rewards/54_distances.ipynb #77e0db82
 def _angle(forms, truth, centre):
     "Half the distance between vectors of length one: float64 (M,), of forms (M, S, 4) and (1, S, 4)"
     def unit(x):
@@ -103,23 +115,28 @@ def _angle(forms, truth, centre):
         return np.divide(flat, norm, out=np.zeros_like(flat), where=norm>1e-12)
     return np.linalg.norm(unit(forms)-unit(truth), axis=1)/2
 
+# %% ../../nbs/rewards/54_distances.ipynb #7b5ca535
 REWARD_DISTANCES = dict(Pearson=(lambda reward, table, gamma: moves_reward(reward, table), True),
                         EPIC=(epic_form, True), DARD=(dard_form, True), STARC=(starc_form, False))
 
+# %% ../../nbs/rewards/54_distances.ipynb #912cbb97
 def reward_distances(reward, # float64 (M, S, S): rewards of the steps from state to state
                      table:GridTable, # An endless maze
                      gamma:float=GAMMA # Discount, from 0 to below 1
                      ) -> pd.DataFrame:
-    "Distances of rewards from the true one, from 0 to 1: a column for each of `REWARD_DISTANCES`. `ValueError` for a maze whose episodes end"
-    require(not table.spec.terminate, 'maze', table.spec, 'one with terminate=False, in which every step has a next')
+    """Distances of rewards from the true one, from 0 to 1: a column for each of `REWARD_DISTANCES`.
+    `ValueError` for a maze whose episodes end"""
+    require(not table.spec.terminate, 'maze', table.spec,
+            'one with terminate=False, in which every step has a next')
     require(0<=gamma<1, 'gamma', gamma, 'a number from 0 up to but not including 1')
     reward = np.asarray(reward, float)
-    require(reward.shape[1:]==(len(table),)*2, 'shape of reward', reward.shape, f'(M, {len(table)}, {len(table)})')
+    require(reward.shape[1:]==(len(table),)*2, 'shape of reward', reward.shape,
+            f'(M, {len(table)}, {len(table)})')
     truth = true_reward(table)[None]
     return pd.DataFrame({name: _angle(form(reward, table, gamma), form(truth, table, gamma), centre)
                          for name, (form, centre) in REWARD_DISTANCES.items()})
 
-# %% ../../nbs/rewards/54_distances.ipynb #ff1f5ed8
+# %% ../../nbs/rewards/54_distances.ipynb #544a489c
 @dataclass(frozen=True)
 class RewardCase:
     "Where a handful of rewards was learned"
@@ -128,25 +145,33 @@ class RewardCase:
     count:int # Steps that it walked
     seeds:int = 5 # Rewards: numbers 0, 1, 2 …, the seeds of data, weights and order
 
-REWARD_CASES = tuple(RewardCase(goal, noise, count) for goal in GOAL_KINDS for noise in (.2, .8) for count in (1_000, 5_000, 25_000))
+# %% ../../nbs/rewards/54_distances.ipynb #ec804f24
+REWARD_CASES = tuple(RewardCase(goal, noise, count) for goal in GOAL_KINDS for noise in (.2, .8)
+                     for count in (1_000, 5_000, 25_000))
 ASKED_MAZES = ('coin flip', 'two', 'fixed') # Where they are asked
 
+# %% ../../nbs/rewards/54_distances.ipynb #0c6c7dbc
 def learn_case(case:RewardCase, report=lambda steps: None, stop=lambda: False) -> RewardPopulation|None:
     "Learn the rewards of a case; None if stopped. `ValueError` on bad numbers"
     table = grid_table(GridSpec(case.goal))
-    data = [collect(table, noisy_expert(table, case.noise), case.count, seed=k) for k in range(integer(case.seeds, 'seeds', 1, 1000))]
+    data = [collect(table, noisy_expert(table, case.noise), case.count, seed=k)
+            for k in range(integer(case.seeds, 'seeds', 1, 1000))]
     return fit_rewards(data, range(case.seeds), report=report, stop=stop)
 
-# %% ../../nbs/rewards/54_distances.ipynb #3342c8b8
+# %% ../../nbs/rewards/54_distances.ipynb #e7eda54a
 def compare_rewards(population:RewardPopulation, goal:str, gamma:float=GAMMA) -> pd.DataFrame:
-    "Distances, test error and both regrets of learned rewards in the empty maze with this kind of goal: one row a reward"
+    """Distances, test error and both regrets of learned rewards in the empty maze with this kind of goal: one
+    row a reward"""
     endless, ending = (grid_table(GridSpec(goal, terminate=end)) for end in (False, True))
     reward = learned_reward(population, endless)
     walked = collect(ending, noisy_expert(ending), 5_000, seed=1_000)
     error = ((population.predict(walked.pairs)-walked.rewards)**2).mean(1)
-    regrets = {name: regret(moves_reward(reward, table), table, gamma) for name, table in (('regret', endless), ('regret_ending', ending))}
-    return reward_distances(reward, endless, gamma).assign(asked=goal, seed=np.arange(len(population)), test_error=error, **regrets)
+    regrets = {name: regret(moves_reward(reward, table), table, gamma) for name,
+               table in (('regret', endless), ('regret_ending', ending))}
+    return reward_distances(reward, endless, gamma).assign(asked=goal, seed=np.arange(len(population)),
+                                                           test_error=error, **regrets)
 
+# %% ../../nbs/rewards/54_distances.ipynb #0e1cf2b5
 def compare_case(case:RewardCase, report=lambda steps: None, stop=lambda: False) -> pd.DataFrame|None:
     "Learn the rewards of a case and compare them in the three mazes; None if stopped"
     population = learn_case(case, report, stop)
@@ -154,17 +179,18 @@ def compare_case(case:RewardCase, report=lambda steps: None, stop=lambda: False)
     found = pd.concat([compare_rewards(population, goal) for goal in ASKED_MAZES], ignore_index=True)
     return found.assign(goal=case.goal, noise=case.noise, count=case.count)
 
-# %% ../../nbs/rewards/54_distances.ipynb #40bfe84a
+# %% ../../nbs/rewards/54_distances.ipynb #d2fe291c
 def shipped_distances() -> pd.DataFrame:
     "The table of 120 learned rewards in three mazes that comes with the package"
     return pd.read_csv(reward_data('distances.csv'))
 
-# %% ../../nbs/rewards/54_distances.ipynb #6e6c0046
+# %% ../../nbs/rewards/54_distances.ipynb #dc14722e
 FORETELLERS = (*REWARD_DISTANCES, 'test_error') # What might foretell regret
 REGRETS = ('regret', 'regret_ending') # In the endless maze, and in that whose episodes end
 
 def draw_regret(table:pd.DataFrame, asked:str='coin flip', regret:str='regret'):
-    "Regret against each distance and the test error, a dot a reward, coloured by the maze that it was learned in; returns the figure"
+    """Regret against each distance and the test error, a dot a reward, coloured by the maze that it was
+    learned in; returns the figure"""
     with style() as plt:
         fig, axs = plt.subplots(1, len(FORETELLERS), figsize=(10, 2.4), sharey=True)
         for ax, measure in zip(axs, FORETELLERS):
@@ -173,23 +199,27 @@ def draw_regret(table:pd.DataFrame, asked:str='coin flip', regret:str='regret'):
             ax.set_xlabel(measure.replace('_', ' '))
             if measure=='test_error': ax.set_xscale('log')
         axs[0].set_ylabel(regret.replace('_', ', '))
-        axs[-1].legend(title='learned in', title_fontsize=8, fontsize=8, bbox_to_anchor=(1, 1), loc='upper left')
+        axs[-1].legend(title='learned in', title_fontsize=8, fontsize=8, bbox_to_anchor=(1, 1),
+                       loc='upper left')
         fig.tight_layout()
     return fig
 
-# %% ../../nbs/rewards/54_distances.ipynb #adec5daf
+# %% ../../nbs/rewards/54_distances.ipynb #2a74ca0d
 def rank_correlations(table:pd.DataFrame, resamples:int=400, seed:int=0) -> pd.DataFrame:
-    "Spearman's correlation of each measure with each regret in each maze: value, 95 % interval over cases, and how often another did better"
+    """Spearman's correlation of each measure with each regret in each maze: value, 95 % interval over cases,
+    and how often another did better"""
     rng, rows = np.random.default_rng(integer(seed, 'seed', 0)), []
     for asked, part in table.groupby('asked', sort=False):
         cases = list(part.groupby(['goal', 'noise', 'count']).indices.values())
-        drawn = [np.concatenate([cases[k] for k in rng.integers(len(cases), size=len(cases))]) for _ in range(integer(resamples, 'resamples', 20))]
+        drawn = [np.concatenate([cases[k] for k in rng.integers(len(cases), size=len(cases))])
+                 for _ in range(integer(resamples, 'resamples', 20))]
         for name in REGRETS:
             numbers = part[[name, *FORETELLERS]].to_numpy()
             correlate = lambda rows, numbers=numbers: np.corrcoef(rankdata(numbers[rows], axis=0).T)[0, 1:]
             spread = np.stack([correlate(rows) for rows in drawn])
             low, high = np.quantile(spread, (.025, .975), axis=0)
             first = np.bincount(spread.argmax(1), minlength=len(FORETELLERS))/len(spread)
-            rows += [dict(asked=asked, regret=name, measure=m, rho=r, low=a, high=b, ranks_first=f, rewards=len(part), cases=len(cases))
+            rows += [dict(asked=asked, regret=name, measure=m, rho=r, low=a, high=b, ranks_first=f,
+                          rewards=len(part), cases=len(cases))
                      for m, r, a, b, f in zip(FORETELLERS, correlate(np.arange(len(part))), low, high, first)]
     return pd.DataFrame(rows)

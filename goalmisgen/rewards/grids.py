@@ -7,7 +7,7 @@ __all__ = ['FREE', 'WALL_CELL', 'AGENT', 'GOAL', 'GRID_MOVES', 'GOAL_KINDS', 'GR
            'layout_walls', 'free_cells', 'goal_sets', 'draw_scene', 'GridTable', 'grid_table', 'GridEnv', 'grid_id',
            'register_grids']
 
-# %% ../../nbs/rewards/50_grids.ipynb #cd9d1b20
+# %% ../../nbs/rewards/50_grids.ipynb #60f96567
 import gymnasium, numpy as np
 from collections import deque
 from dataclasses import dataclass
@@ -15,11 +15,12 @@ from functools import lru_cache
 from ..core import Bounds, OneOf, check_fields, integer, require
 from typing import Annotated
 
-# %% ../../nbs/rewards/50_grids.ipynb #91003bd9
+# %% ../../nbs/rewards/50_grids.ipynb #16456d4a
 FREE, WALL_CELL, AGENT, GOAL = 0, 1, 2, 3 # What a cell of an observation can hold
 GRID_MOVES = ((-1, 0), (1, 0), (0, -1), (0, 1)) # North, south, west, east: steps in (row, column)
 GOAL_KINDS = ('fixed', 'coin flip', 'two', 'random')
 
+# %% ../../nbs/rewards/50_grids.ipynb #4d34d4ca
 @dataclass(frozen=True)
 class GridSpec:
     "A maze. `ValueError` for a kind of goal or a layout that there is none of"
@@ -38,9 +39,10 @@ class GridSpec:
         "Steps after which an episode is cut short"
         return 200 if self.terminate else 50
 
-# %% ../../nbs/rewards/50_grids.ipynb #015099d8
+# %% ../../nbs/rewards/50_grids.ipynb #950b2f5c
 def parse_walls(drawing:str):
-    "Walls from rows of # and . : bool (rows, columns). `ValueError` unless it is a square with a closed border"
+    """Walls from rows of # and . : bool (rows, columns). `ValueError` unless it is a square with a closed
+    border"""
     rows = [row.strip() for row in drawing.strip().splitlines()]
     square = len(rows)>=4 and all(len(row)==len(rows) and set(row) <= set('#.') for row in rows)
     require(square, 'layout', drawing, 'empty, walled, or a square drawing of # and ., at least 4 by 4')
@@ -49,6 +51,7 @@ def parse_walls(drawing:str):
     require(border.all(), 'layout', drawing, 'a drawing with wall all around')
     return walls
 
+# %% ../../nbs/rewards/50_grids.ipynb #339d3567
 def _grow_maze(size, rng):
     "Walls of a maze without loops: cells of odd row and column, joined by a random depth-first walk"
     walls = np.ones((size, size), bool)
@@ -56,7 +59,8 @@ def _grow_maze(size, rng):
     path = [(1, 1)]
     while path:
         row, column = path[-1]
-        ahead = [(dr, dc) for dr, dc in GRID_MOVES if 0<row+2*dr<size-1 and 0<column+2*dc<size-1 and walls[row+2*dr, column+2*dc]]
+        ahead = [(dr, dc) for dr, dc in GRID_MOVES if 0<row+2*dr<size-1 and 0<column+2*dc<size-1
+                 and walls[row+2*dr, column+2*dc]]
         if not ahead:
             path.pop()
             continue
@@ -65,7 +69,7 @@ def _grow_maze(size, rng):
         path.append((row+2*dr, column+2*dc))
     return walls
 
-# %% ../../nbs/rewards/50_grids.ipynb #89bac5c8
+# %% ../../nbs/rewards/50_grids.ipynb #acfc15c5
 @lru_cache(maxsize=64)
 def layout_walls(spec:GridSpec):
     "Walls of a maze: bool (n, n), not to be written to"
@@ -79,8 +83,10 @@ def layout_walls(spec:GridSpec):
     walls.setflags(write=False)
     return walls
 
+# %% ../../nbs/rewards/50_grids.ipynb #7d837be3
 def free_cells(walls):
-    "Row and column of every free cell, in reading order: int64 (C, 2). `ValueError` unless each can be reached from each"
+    """Row and column of every free cell, in reading order: int64 (C, 2). `ValueError` unless each can be
+    reached from each"""
     cells = np.argwhere(~walls)
     require(len(cells)>=2, 'layout', walls, 'at least two free cells')
     reached, todo = {tuple(cells[0])}, [tuple(cells[0])]
@@ -91,24 +97,27 @@ def free_cells(walls):
             if not walls[there] and there not in reached:
                 reached.add(there)
                 todo.append(there)
-    require(len(reached)==len(cells), 'layout', f'{len(cells)-len(reached)} free cells cut off', 'one connected maze')
+    require(len(reached)==len(cells), 'layout', f'{len(cells)-len(reached)} free cells cut off',
+            'one connected maze')
     return cells
 
-# %% ../../nbs/rewards/50_grids.ipynb #bbed49c8
+# %% ../../nbs/rewards/50_grids.ipynb #d9277c3d
 def goal_sets(spec:GridSpec, num_cells:int) -> tuple:
     "The sets of goals that an episode may have, by number of the cell; all are equally likely"
     first, last = 0, num_cells-1
     sets = {'fixed': [(last,)], 'coin flip': [(first,), (last,)], 'two': [(first, last)]}
     return tuple(sets.get(spec.goal, [(cell,) for cell in range(num_cells)]))
 
+# %% ../../nbs/rewards/50_grids.ipynb #cb558eaa
 def draw_scene(walls, agent, goals):
-    "The observation with an agent (row, column), or None, and goals at these cells: uint8 (n, n). The agent hides a goal"
+    """The observation with an agent (row, column), or None, and goals at these cells: uint8 (n, n). The agent
+    hides a goal"""
     scene = np.where(walls, WALL_CELL, FREE).astype(np.uint8)
     for cell in goals: scene[tuple(cell)] = GOAL
     if agent is not None: scene[tuple(agent)] = AGENT
     return scene
 
-# %% ../../nbs/rewards/50_grids.ipynb #286c2043
+# %% ../../nbs/rewards/50_grids.ipynb #acc2d7f8
 @dataclass(frozen=True, eq=False)
 class GridTable:
     "All S states of a maze. A state's number is (set of goals) * C + (cell)"
@@ -131,9 +140,10 @@ class GridTable:
     @property
     def scenes(self):
         "What each state looks like: uint8 (S, n, n)"
-        return np.stack([draw_scene(self.walls, agent, self.cells[list(goals)]) for goals in self.goals for agent in self.cells])
+        return np.stack([draw_scene(self.walls, agent, self.cells[list(goals)]) for goals in self.goals
+                         for agent in self.cells])
 
-# %% ../../nbs/rewards/50_grids.ipynb #29d4a6f4
+# %% ../../nbs/rewards/50_grids.ipynb #bafb0fc1
 def _distances(neighbours, goals):
     "Moves from every cell to the nearest goal: int64 (C,)"
     far = np.full(len(neighbours), -1)
@@ -147,6 +157,7 @@ def _distances(neighbours, goals):
                 queue.append(cell)
     return far
 
+# %% ../../nbs/rewards/50_grids.ipynb #fb46fa10
 @lru_cache(maxsize=16)
 def grid_table(spec:GridSpec) -> GridTable:
     "The states of a maze"
@@ -160,16 +171,20 @@ def grid_table(spec:GridSpec) -> GridTable:
     reached = np.concatenate([np.isin(neighbours, goals) for goals in sets])
     following = np.concatenate([neighbours + k*len(cells) for k in range(len(sets))])
     distance = np.concatenate([_distances(neighbours, goals) for goals in sets])
-    return GridTable(spec, walls, cells, sets, following, reached.astype(float), reached & spec.terminate, distance)
+    return GridTable(spec, walls, cells, sets, following, reached.astype(float), reached & spec.terminate,
+                     distance)
 
-# %% ../../nbs/rewards/50_grids.ipynb #8caffe1b
-GRID_COLOURS = np.array([(224, 224, 224), (160, 160, 160), (51, 153, 255), (51, 255, 51)], np.uint8) # free, wall, agent, goal
+# %% ../../nbs/rewards/50_grids.ipynb #563251c4
+GRID_COLOURS = np.array([(224, 224, 224), (160, 160, 160), (51, 153, 255), (51, 255, 51)],
+                        np.uint8) # free, wall, agent, goal
 
+# %% ../../nbs/rewards/50_grids.ipynb #95d7aa04
 class GridEnv(gymnasium.Env):
     "A maze to play. Observations uint8 (n, n), four moves, reward 1 at a goal"
     metadata = dict(render_modes=['rgb_array'], render_fps=8)
 
-    def __init__(self, spec:GridSpec=None, render_mode='rgb_array', **fields): # `fields`: of a `GridSpec`, instead of one
+    def __init__(self, spec:GridSpec=None, render_mode='rgb_array',
+                 **fields): # `fields`: of a `GridSpec`, instead of one
         require(spec is None or not fields, 'spec', spec, 'a spec, or its fields, not both')
         self.spec_of_grid = GridSpec(**fields) if spec is None else spec
         self.table, self.render_mode = grid_table(self.spec_of_grid), render_mode
@@ -182,7 +197,8 @@ class GridEnv(gymnasium.Env):
         "Start an episode; `options={'state': number}` begins in that state"
         super().reset(seed=seed)
         state = (options or {}).get('state')
-        self.state = int(self.np_random.integers(len(self.table))) if state is None else integer(state, 'state', 0, len(self.table)-1)
+        if state is None: state = int(self.np_random.integers(len(self.table)))
+        self.state = integer(state, 'state', 0, len(self.table)-1)
         self.steps = 0
         return self._scenes[self.state].copy(), dict(state=self.state)
 
@@ -193,13 +209,14 @@ class GridEnv(gymnasium.Env):
         reward, done = self.table.reward[self.state, action], self.table.done[self.state, action]
         self.state = int(self.table.next[self.state, action])
         self.steps += 1
-        return self._scenes[self.state].copy(), float(reward), bool(done), self.steps>=self.spec_of_grid.horizon, dict(state=self.state)
+        too_long = self.steps >= self.spec_of_grid.horizon
+        return self._scenes[self.state].copy(), float(reward), bool(done), too_long, dict(state=self.state)
 
     def render(self):
         "The maze in its published colours, uint8 (16 n, 16 n, 3)"
         return GRID_COLOURS[self._scenes[self.state]].repeat(16, 0).repeat(16, 1)
 
-# %% ../../nbs/rewards/50_grids.ipynb #2f37fe66
+# %% ../../nbs/rewards/50_grids.ipynb #4cc08e76
 def grid_id(goal:str='coin flip', terminate:bool=True) -> str:
     "Gymnasium's name for an empty maze, such as goalmisgen/Grid-coin-flip-v0"
     return f'goalmisgen/Grid-{goal.replace(" ", "-")}{"" if terminate else "-endless"}-v0'
@@ -209,4 +226,5 @@ def register_grids():
     for goal in GOAL_KINDS:
         for terminate in (True, False):
             if grid_id(goal, terminate) in gymnasium.registry: continue
-            gymnasium.register(grid_id(goal, terminate), entry_point=GridEnv, kwargs=dict(goal=goal, terminate=terminate))
+            gymnasium.register(grid_id(goal, terminate), entry_point=GridEnv,
+                               kwargs=dict(goal=goal, terminate=terminate))

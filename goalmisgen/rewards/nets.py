@@ -6,24 +6,25 @@
 __all__ = ['reward_mlp', 'RewardConfig', 'RewardPopulation', 'as_pairs', 'fit_rewards', 'gradient_saliency', 'occlusion_saliency',
            'step_pair', 'draw_saliency', 'save_rewards', 'load_rewards']
 
-# %% ../../nbs/rewards/52_nets.ipynb #af45e0b6
+# %% ../../nbs/rewards/52_nets.ipynb #fb6ebe35
 import json, numpy as np, torch
 from dataclasses import dataclass
 from ..core import Bounds, check_fields, from_dict, integer, require, to_dict
 from .grids import GRID_COLOURS, draw_scene
-from .transitions import Transitions, check_rewarded, load_arrays, save_arrays
+from .transitions import check_rewarded, load_arrays, save_arrays
 from ..style import style
 from torch import nn
 from torch.func import stack_module_state
 from typing import Annotated
 
-# %% ../../nbs/rewards/52_nets.ipynb #12f5802c
+# %% ../../nbs/rewards/52_nets.ipynb #647d3c0f
 def reward_mlp(num_inputs:int=242, hidden:int=64):
     "The published reward network for mazes: from (N, 2, n, n) to (N, 1)"
-    return nn.Sequential(nn.Flatten(), nn.Linear(num_inputs, hidden), nn.Tanh(), nn.Linear(hidden, hidden), nn.Tanh(),
+    return nn.Sequential(nn.Flatten(), nn.Linear(num_inputs, hidden), nn.Tanh(), nn.Linear(hidden, hidden),
+                         nn.Tanh(),
                          nn.Linear(hidden, 1, bias=False))
 
-# %% ../../nbs/rewards/52_nets.ipynb #3fc2e780
+# %% ../../nbs/rewards/52_nets.ipynb #1f545978
 @dataclass(frozen=True)
 class RewardConfig:
     "How a reward model is fitted. `ValueError` on numbers that make no sense"
@@ -34,7 +35,7 @@ class RewardConfig:
 
     def __post_init__(self): check_fields(self)
 
-# %% ../../nbs/rewards/52_nets.ipynb #cfff1485
+# %% ../../nbs/rewards/52_nets.ipynb #74c8c12a
 @dataclass(frozen=True, eq=False)
 class RewardPopulation:
     "M reward networks that differ in their weights"
@@ -46,8 +47,10 @@ class RewardPopulation:
     def __len__(self): return len(self.seeds)
 
     def forward(self, pairs):
-        "Rewards float32 (M, N), with gradients, of pairs float32 (N, 2, n, n), or (M, N, 2, n, n) to show each its own"
-        linear = lambda x, layer: torch.baddbmm(self.weights[f'{layer}.bias'][:, None], x, self.weights[f'{layer}.weight'].mT)
+        """Rewards float32 (M, N), with gradients, of pairs float32 (N, 2, n, n), or (M, N, 2, n, n) to show
+        each its own"""
+        linear = lambda x, layer: torch.baddbmm(self.weights[f'{layer}.bias'][:, None], x,
+                                                self.weights[f'{layer}.weight'].mT)
         x = pairs.flatten(-3)
         if x.ndim==2: x = x.expand(len(self), *x.shape)
         x = torch.tanh(linear(x, 1))
@@ -65,13 +68,15 @@ class RewardPopulation:
         net.load_state_dict({k: v[m] for k, v in self.weights.items()})
         return net
 
+# %% ../../nbs/rewards/52_nets.ipynb #0d6dbd7e
 def as_pairs(pairs, size:int):
     "Pairs as a float32 tensor (N, 2, size, size). `ValueError` on another shape"
     pairs = torch.as_tensor(np.asarray(pairs), dtype=torch.float32)
-    require(pairs.ndim==4 and pairs.shape[1:]==(2, size, size), 'shape of pairs', tuple(pairs.shape), f'(N, 2, {size}, {size})')
+    require(pairs.ndim==4 and pairs.shape[1:]==(2, size, size), 'shape of pairs', tuple(pairs.shape),
+            f'(N, 2, {size}, {size})')
     return pairs
 
-# %% ../../nbs/rewards/52_nets.ipynb #21cef39b
+# %% ../../nbs/rewards/52_nets.ipynb #139f6fbe
 def _first_weights(config, size, seeds):
     "Stacked weights as PyTorch draws them after each seed: name to float32 (M, ...)"
     nets = []
@@ -81,22 +86,26 @@ def _first_weights(config, size, seeds):
             nets.append(reward_mlp(2*size**2, config.hidden))
     return {k: v.detach().requires_grad_() for k, v in stack_module_state(nets)[0].items()}
 
+# %% ../../nbs/rewards/52_nets.ipynb #03b1cc1a
 def _orders(config, count, seeds):
     "The order in which each sees its data: int64 (M, epochs * count)"
     streams = [np.random.default_rng(order_seed) for _, order_seed in seeds]
-    return torch.as_tensor(np.stack([np.concatenate([rng.permutation(count) for _ in range(config.epochs)]) for rng in streams]))
+    return torch.as_tensor(np.stack([np.concatenate([rng.permutation(count) for _ in range(config.epochs)])
+                                     for rng in streams]))
 
-# %% ../../nbs/rewards/52_nets.ipynb #9b5dbfe6
+# %% ../../nbs/rewards/52_nets.ipynb #1655ffbd
 def fit_rewards(data, # `Transitions`, or a list of M of equal length
                 seeds, # M ints, or M pairs: seed of the first weights, seed of the order
                 config:RewardConfig=None, # Default: as published
                 report=lambda steps: None, # Told how many gradient steps are done
                 stop=lambda: False # Asked now and then whether to give up
                 ) -> RewardPopulation|None:
-    "Fit a population of reward networks; None if stopped. `ValueError` on bad data, or data without a single reward"
+    """Fit a population of reward networks; None if stopped. `ValueError` on bad data, or data without a
+    single reward"""
     config = config or RewardConfig()
     seeds = tuple(tuple(s) if isinstance(s, (tuple, list)) else (s, s) for s in seeds)
-    require(seeds and all(len(s)==2 for s in seeds), 'seeds', seeds, 'at least one, each an integer or a pair')
+    require(seeds and all(len(s)==2 for s in seeds), 'seeds', seeds,
+            'at least one, each an integer or a pair')
     sets = list(data) if isinstance(data, (list, tuple)) else [data]
     _check_sets(sets, len(seeds))
     count, size = len(sets[0]), sets[0].pairs.shape[-1]
@@ -105,7 +114,9 @@ def fit_rewards(data, # `Transitions`, or a list of M of equal length
     weights = _first_weights(config, size, seeds)
     order = _orders(config, count, seeds)
     if len(sets)>1: order += count*torch.arange(len(sets))[:, None]
-    population, adam = RewardPopulation(config, size, seeds, weights), torch.optim.Adam(weights.values(), lr=config.learning_rate, fused=True)
+    population, adam = RewardPopulation(config, size, seeds,
+                                        weights), torch.optim.Adam(weights.values(), lr=config.learning_rate,
+                                                                   fused=True)
     batches = [epoch.split(config.batch, 1) for epoch in order.split(count, 1)]
     for step, batch in enumerate(b for epoch in batches for b in epoch):
         if step%100==0 and stop(): return None
@@ -116,63 +127,80 @@ def fit_rewards(data, # `Transitions`, or a list of M of equal length
         report(step+1)
     return RewardPopulation(config, size, seeds, {k: v.detach() for k, v in weights.items()})
 
+# %% ../../nbs/rewards/52_nets.ipynb #5c4225b2
 def _check_sets(sets, members):
     "`ValueError` unless these data sets can teach so many networks"
-    require(len(sets) in (1, members), 'number of data sets', len(sets), f'1, or {members}, one for each seed')
+    require(len(sets) in (1, members), 'number of data sets', len(sets),
+            f'1, or {members}, one for each seed')
     shapes = {d.pairs.shape for d in sets}
     require(len(shapes)==1, 'shapes of the data sets', sorted(shapes), 'all alike')
     for d in sets: check_rewarded(d)
 
-# %% ../../nbs/rewards/52_nets.ipynb #16192ad6
+# %% ../../nbs/rewards/52_nets.ipynb #5dac5442
 def gradient_saliency(population:RewardPopulation, pairs):
-    "Absolute gradient of the reward by every cell, before and after: float32 (M, N, 2, n, n), of pairs (N, 2, n, n)"
+    """Absolute gradient of the reward by every cell, before and after: float32 (M, N, 2, n, n), of pairs (N,
+    2, n, n)"""
     pairs = as_pairs(pairs, population.size)
     shown = pairs.expand(len(population), *pairs.shape).clone().requires_grad_()
     return torch.autograd.grad(population.forward(shown).sum(), shown)[0].abs().numpy()
 
+# %% ../../nbs/rewards/52_nets.ipynb #459399ff
 def occlusion_saliency(population:RewardPopulation, pairs, value:float=0.):
-    "Half the squared change of the reward when a cell is set to `value` (free, as given): float32 (M, N, 2, n, n)"
+    """Half the squared change of the reward when a cell is set to `value` (free, as given): float32 (M, N, 2,
+    n, n)"""
     pairs = as_pairs(pairs, population.size)
     cells = pairs[0].numel()
     masked = torch.where(torch.eye(cells, dtype=torch.bool).view(cells, 1, *pairs.shape[1:]), value, pairs)
-    with torch.no_grad(): change = population.forward(masked.flatten(0, 1)).view(len(population), cells, len(pairs)) - population.forward(pairs)[:, None]
+    with torch.no_grad():
+        wiped = population.forward(masked.flatten(0, 1)).view(len(population), cells, len(pairs))
+        change = wiped - population.forward(pairs)[:, None]
     return (change.square()/2).mT.reshape(len(population), *pairs.shape).numpy()
 
-# %% ../../nbs/rewards/52_nets.ipynb #bc57fc8f
+# %% ../../nbs/rewards/52_nets.ipynb #e25f41f9
 def step_pair(table, before, after, goals=()):
-    "What a step of the agent looks like, with goals where they are said to be: uint8 (2, n, n); cells as (row, column)"
+    """What a step of the agent looks like, with goals where they are said to be: uint8 (2, n, n); cells as
+    (row, column)"""
     return np.stack([draw_scene(table.walls, agent, goals) for agent in (before, after)])
 
+# %% ../../nbs/rewards/52_nets.ipynb #87870f31
 def draw_saliency(pairs, maps, titles=None):
-    "Pairs (N, 2, n, n) above their saliency (N, 2, n, n), on one grey scale for each pair; returns the figure"
+    """Pairs (N, 2, n, n) above their saliency (N, 2, n, n), on one grey scale for each pair; returns the
+    figure"""
     with style() as plt:
         fig, axs = plt.subplots(2, 2*len(pairs), figsize=(1.02*2*len(pairs), 2.5))
         for k, (pair, saliency) in enumerate(zip(pairs, maps)):
             for side in (0, 1):
                 above, below = axs[:, 2*k+side]
                 above.imshow(GRID_COLOURS[pair[side]], interpolation='nearest')
-                below.imshow(saliency[side], cmap='gray', vmin=0, vmax=max(saliency.max(), 1e-12), interpolation='nearest')
+                below.imshow(saliency[side], cmap='gray', vmin=0, vmax=max(saliency.max(), 1e-12),
+                             interpolation='nearest')
                 above.set_title('before' if side==0 else 'after', fontsize=8, weight='normal')
             if titles: axs[1, 2*k].set_title(titles[k], fontsize=8, weight='normal', loc='left')
         for ax in axs.flat: ax.axis('off')
         fig.subplots_adjust(.005, .01, .995, .92, wspace=.08, hspace=.3)
     return fig
 
-# %% ../../nbs/rewards/52_nets.ipynb #1d4c190d
+# %% ../../nbs/rewards/52_nets.ipynb #33eac0f3
 def save_rewards(population:RewardPopulation, path):
     "Write a population of reward networks to an .npz file, atomically"
     about = json.dumps(dict(config=to_dict(population.config), size=population.size, seeds=population.seeds))
     save_arrays(path, about=np.array(about), **{k: v.numpy() for k, v in population.weights.items()})
 
+# %% ../../nbs/rewards/52_nets.ipynb #031592d7
 def load_rewards(path) -> RewardPopulation:
     "A population of reward networks from an .npz file. `ValueError` if it is damaged or something else"
     names = [k for k in reward_mlp(2).state_dict()]
-    found = load_arrays(path, dict(about=('str', ()), **{k: ('float32', (None,)*(3 if 'weight' in k else 2)) for k in names}))
+    found = load_arrays(path, dict(about=('str', ()),
+                                   **{k: ('float32', (None,)*(3 if 'weight' in k else 2)) for k in names}))
     try:
         about = json.loads(str(found.pop('about')))
-        config, size, seeds = from_dict(RewardConfig, about['config']), integer(about['size'], 'size', 4, 51), tuple(map(tuple, about['seeds']))
-    except (json.JSONDecodeError, KeyError, TypeError) as error: raise ValueError(f'{path}: not a population of reward networks ({error})') from None
+        config, size = from_dict(RewardConfig, about['config']), integer(about['size'], 'size', 4, 51)
+        seeds = tuple(map(tuple, about['seeds']))
+    except (json.JSONDecodeError, KeyError,
+            TypeError) as error:
+        raise ValueError(f'{path}: not a population of reward networks ({error})') from None
     want = {k: (len(seeds), *v.shape) for k, v in reward_mlp(2*size**2, config.hidden).state_dict().items()}
     have = {k: v.shape for k, v in found.items()}
-    require(want==have and all(np.isfinite(v).all() for v in found.values()), f'weights in {path}', have, f'finite numbers of shapes {want}')
+    require(want==have and all(np.isfinite(v).all() for v in found.values()), f'weights in {path}', have,
+            f'finite numbers of shapes {want}')
     return RewardPopulation(config, size, seeds, {k: torch.as_tensor(v) for k, v in found.items()})

@@ -6,17 +6,19 @@
 __all__ = ['CONTENTS', 'counterfactual_scenes', 'ask_scenes', 'reaching_preference', 'parse_scene', 'scatter_contents',
            'probe_interior_sum', 'draw_interior_sum', 'explained_by_sum']
 
-# %% ../../nbs/rewards/53_scenes.ipynb #d39d2c5b
+# %% ../../nbs/rewards/53_scenes.ipynb #19710c8c
 import numpy as np, pandas as pd
 from ..core import integer, require
 from .grids import AGENT, FREE, GOAL, WALL_CELL, GridTable
 from .nets import RewardPopulation, step_pair
 from ..style import ACCENT, SERIES, SOFT, style
 
-# %% ../../nbs/rewards/53_scenes.ipynb #18510faf
+# %% ../../nbs/rewards/53_scenes.ipynb #ca3fbec0
 def counterfactual_scenes(table:GridTable) -> dict:
-    "Pairs uint8 (k, 2, n, n) for each scene, in the empty 11 x 11 maze. Walks are the seven steps (4, k) to (5, k), k from 2 to 8"
-    require(table.spec.layout=='empty' and table.spec.size==11, 'maze', table.spec, 'the empty one of size 11')
+    """Pairs uint8 (k, 2, n, n) for each scene, in the empty 11 x 11 maze. Walks are the seven steps (4, k) to
+    (5, k), k from 2 to 8"""
+    require(table.spec.layout=='empty' and table.spec.size==11, 'maze', table.spec,
+            'the empty one of size 11')
     near, far, walks = (1, 1), (9, 9), [((4, k), (5, k)) for k in range(2, 9)]
     scattered = [(i//9+1, i%9+1) for i in range(0, 81, 2)]
     arrivals = [((2, 1), near), ((1, 2), near), ((8, 9), far), ((9, 8), far)]
@@ -29,17 +31,19 @@ def counterfactual_scenes(table:GridTable) -> dict:
             'empty corner': pairs(arrivals, lambda at: [other[at]]),
             'two goals, walking': pairs(walks, lambda at: [near, far])}
 
+# %% ../../nbs/rewards/53_scenes.ipynb #3cab8019
 def ask_scenes(population:RewardPopulation, scenes:dict) -> pd.DataFrame:
     "Mean reward that each network gives to each scene: one row a network"
     return pd.DataFrame({name: population.predict(pairs).mean(1) for name, pairs in scenes.items()})
 
-# %% ../../nbs/rewards/53_scenes.ipynb #eb6c6ee5
+# %% ../../nbs/rewards/53_scenes.ipynb #58adf7be
 def reaching_preference(answers:pd.DataFrame):
-    "Share of what a model pays for reaching a goal, against what it pays for there being none: float (M,), nan where it pays for neither"
+    """Share of what a model pays for reaching a goal, against what it pays for there being none: float (M,),
+    nan where it pays for neither"""
     reached, vanished = (answers[name].clip(lower=0) for name in ('one of two', 'no goal'))
     return (reached/(reached+vanished)).to_numpy()
 
-# %% ../../nbs/rewards/53_scenes.ipynb #18770503
+# %% ../../nbs/rewards/53_scenes.ipynb #0a894e31
 _CELLS = {'.': FREE, '#': WALL_CELL, 'A': AGENT, 'G': GOAL}
 
 def parse_scene(drawing:str):
@@ -49,17 +53,23 @@ def parse_scene(drawing:str):
     require(ok, 'scene', drawing, 'a square of #, ., A and G')
     return np.array([[_CELLS[c] for c in row] for row in rows], np.uint8)
 
-# %% ../../nbs/rewards/53_scenes.ipynb #f2d47857
-CONTENTS = {'nothing': (), 'a wall': (WALL_CELL,), 'an agent': (AGENT,), 'two walls': (WALL_CELL,)*2, 'a goal': (GOAL,),
-            'agent, wall': (AGENT, WALL_CELL), 'three walls': (WALL_CELL,)*3, 'two agents': (AGENT,)*2, 'goal, wall': (GOAL, WALL_CELL),
-            'agent, two walls': (AGENT, WALL_CELL, WALL_CELL), 'agent, goal': (AGENT, GOAL), 'agent, three walls': (AGENT,)+(WALL_CELL,)*3,
+# %% ../../nbs/rewards/53_scenes.ipynb #0d3b3f6b
+CONTENTS = {'nothing': (), 'a wall': (WALL_CELL,), 'an agent': (AGENT,), 'two walls': (WALL_CELL,)*2,
+            'a goal': (GOAL,),
+            'agent, wall': (AGENT, WALL_CELL), 'three walls': (WALL_CELL,)*3, 'two agents': (AGENT,)*2,
+            'goal, wall': (GOAL, WALL_CELL),
+            'agent, two walls': (AGENT, WALL_CELL, WALL_CELL), 'agent, goal': (AGENT, GOAL),
+            'agent, three walls': (AGENT,)+(WALL_CELL,)*3,
             'two goals': (GOAL,)*2, 'three agents': (AGENT,)*3}
 
+# %% ../../nbs/rewards/53_scenes.ipynb #1e9fb960
 _SEEN = ('an agent', 'agent, goal') # What training had
 
 def scatter_contents(table:GridTable, contents:tuple, count:int=50, seed:int=0):
-    "Scenes in which these numbers stand on random free cells, in the picture after; before, an agent alone: uint8 (count, 2, n, n)"
-    rng, empty = np.random.default_rng(integer(seed, 'seed', 0)), np.where(table.walls, WALL_CELL, FREE).astype(np.uint8)
+    """Scenes in which these numbers stand on random free cells, in the picture after; before, an agent alone:
+    uint8 (count, 2, n, n)"""
+    rng = np.random.default_rng(integer(seed, 'seed', 0))
+    empty = np.where(table.walls, WALL_CELL, FREE).astype(np.uint8)
     require(len(contents)<len(table.cells), 'contents', contents, f'fewer than {len(table.cells)} numbers')
     pairs = np.tile(empty, (integer(count, 'count', 1), 2, 1, 1))
     for before, after in pairs:
@@ -68,39 +78,47 @@ def scatter_contents(table:GridTable, contents:tuple, count:int=50, seed:int=0):
         for value, place in zip(contents, places[1:]): after[tuple(table.cells[place])] = value
     return pairs
 
-# %% ../../nbs/rewards/53_scenes.ipynb #eded2b83
+# %% ../../nbs/rewards/53_scenes.ipynb #3020f2b6
 def probe_interior_sum(population:RewardPopulation, table:GridTable, count:int=50) -> pd.DataFrame:
-    "What each network pays for `count` scenes of each of `CONTENTS`, with the sum and the reward that the sentence predicts: a row each"
+    """What each network pays for `count` scenes of each of `CONTENTS`, with the sum and the reward that the
+    sentence predicts: a row each"""
     parts = []
     for k, (name, contents) in enumerate(CONTENTS.items()):
         paid = population.predict(scatter_contents(table, contents, count, seed=k))
         networks = np.repeat(np.arange(len(paid)), count)
-        parts.append(pd.DataFrame(dict(contents=name, sum=sum(contents), network=networks, reward=paid.ravel(), predicted=1-(sum(contents)-2)/3)))
+        parts.append(pd.DataFrame(dict(contents=name, sum=sum(contents), network=networks,
+                                       reward=paid.ravel(), predicted=1-(sum(contents)-2)/3)))
     return pd.concat(parts, ignore_index=True)
 
-# %% ../../nbs/rewards/53_scenes.ipynb #714eeb77
+# %% ../../nbs/rewards/53_scenes.ipynb #aab8399f
 def draw_interior_sum(probed:pd.DataFrame):
-    "What was paid against the sum, a dot for each network and contents, and the line that the sentence predicts; returns the figure"
+    """What was paid against the sum, a dot for each network and contents, and the line that the sentence
+    predicts; returns the figure"""
     means = probed.groupby(['contents', 'sum', 'network'], sort=False).reward.mean().reset_index()
     seen = means.contents.isin(_SEEN)
     means['x'] = means['sum'] + (means.groupby('sum').contents.transform(lambda c: pd.factorize(c)[0])-.5)*.14
     with style() as plt:
         fig, ax = plt.subplots(figsize=(6, 3.4))
         ax.plot([0, 6], [5/3, -1/3], color=SOFT, lw=1, label='the sentence', zorder=1)
-        ax.plot(means.x[~seen], means.reward[~seen], '.', color=SERIES[0], ms=5, alpha=.75, label='contents never seen')
+        ax.plot(means.x[~seen], means.reward[~seen], '.', color=SERIES[0], ms=5, alpha=.75,
+                label='contents never seen')
         ax.plot(means.x[seen], means.reward[seen], '.', color=ACCENT, ms=5, alpha=.75, label='as in training')
-        ax.set(xlabel='sum inside the border, after the step', ylabel='reward given', title='Same sum, same reward?')
+        ax.set(xlabel='sum inside the border, after the step', ylabel='reward given',
+               title='Same sum, same reward?')
         ax.legend(loc='upper right', fontsize=8)
     return fig
 
-# %% ../../nbs/rewards/53_scenes.ipynb #0bab8b7e
+# %% ../../nbs/rewards/53_scenes.ipynb #c3dc3f3c
 def explained_by_sum(probed:pd.DataFrame) -> pd.DataFrame:
-    "Shares of the variance, over scenes unlike those of training, that each explanation has: one row a network"
+    """Shares of the variance, over scenes unlike those of training, that each explanation has: one row a
+    network"""
     new = probed[~probed.contents.isin(_SEEN)]
-    new = new.assign(goals=new.contents.map(lambda c: CONTENTS[c].count(GOAL)), agent=new.contents.map(lambda c: AGENT in CONTENTS[c]))
+    new = new.assign(goals=new.contents.map(lambda c: CONTENTS[c].count(GOAL)),
+                     agent=new.contents.map(lambda c: AGENT in CONTENTS[c]))
     def of_network(rows):
         total = ((rows.reward-rows.reward.mean())**2).sum()
         share = lambda guess: 1-((rows.reward-guess)**2).sum()/total
         best = lambda by: share(rows.groupby(by).reward.transform('mean'))
-        return pd.Series({'the sentence': share(rows.predicted), 'the sum': best('sum'), 'visible goals': best('goals'), 'an agent': best('agent')})
+        return pd.Series({'the sentence': share(rows.predicted), 'the sum': best('sum'),
+                          'visible goals': best('goals'), 'an agent': best('agent')})
     return new.groupby('network')[['sum', 'reward', 'predicted', 'goals', 'agent']].apply(of_network)

@@ -8,33 +8,37 @@ __all__ = ['SPOT_STRIDE', 'SPOTS', 'reward_cnn', 'screen_rewards', 'ScreenConfig
            'draw_traces', 'overlay_saliency', 'overlay_frames', 'save_overlay', 'save_screen_model',
            'load_screen_model']
 
-# %% ../../nbs/rewards/57_screens.ipynb #5aa08bfb
+# %% ../../nbs/rewards/57_screens.ipynb #6651a133
 import json, numpy as np, pandas as pd, torch
 from dataclasses import dataclass
 from ..core import Bounds, OneOf, atomic_path, check_fields, from_dict, integer, require, to_dict
 from .atari import ATARI_GAMES, SCREEN_SIZE, STACK, AtariScreen, Screens, get_game, hide_score, scripted_player
-from .transitions import load_arrays, reward_data, save_arrays
-from ..style import SERIES, SOFT, show_frames, style
+from .transitions import load_arrays, save_arrays
+from ..style import SERIES, SOFT, style
 from pathlib import Path
 from PIL import Image
 from torch import nn
 from typing import Annotated
 
-# %% ../../nbs/rewards/57_screens.ipynb #46d68b68
+# %% ../../nbs/rewards/57_screens.ipynb #8385a17e
 def reward_cnn():
-    "From screens, float (N, 4, 84, 84) in 0 to 1, to a reward (N, 1): the network of Mnih et al. (2015), with one output"
-    return nn.Sequential(nn.Conv2d(STACK, 32, 8, 4), nn.ReLU(), nn.Conv2d(32, 64, 4, 2), nn.ReLU(), nn.Conv2d(64, 64, 3, 1), nn.ReLU(),
+    """From screens, float (N, 4, 84, 84) in 0 to 1, to a reward (N, 1): the network of Mnih et al. (2015),
+    with one output"""
+    return nn.Sequential(nn.Conv2d(STACK, 32, 8, 4), nn.ReLU(), nn.Conv2d(32, 64, 4, 2), nn.ReLU(),
+                         nn.Conv2d(64, 64, 3, 1), nn.ReLU(),
                          nn.Flatten(), nn.Linear(3136, 512), nn.ReLU(), nn.Linear(512, 1))
 
+# %% ../../nbs/rewards/57_screens.ipynb #3935e1f2
 @torch.no_grad()
 def screen_rewards(net, screens, batch:int=200):
     "What the network pays for screens uint8 (N, 4, 84, 84): float32 (N,). `ValueError` on another shape"
     screens = np.asarray(screens)
     ok = screens.ndim==4 and screens.shape[1:]==(STACK, SCREEN_SIZE, SCREEN_SIZE) and screens.dtype==np.uint8
     require(ok, 'screens', screens, f'uint8 of shape (N, {STACK}, {SCREEN_SIZE}, {SCREEN_SIZE})')
-    return np.concatenate([net(torch.as_tensor(part).float()/255)[:, 0].numpy() for part in np.split(screens, range(batch, len(screens), batch))])
+    return np.concatenate([net(torch.as_tensor(part).float()/255)[:, 0].numpy()
+                           for part in np.split(screens, range(batch, len(screens), batch))])
 
-# %% ../../nbs/rewards/57_screens.ipynb #0fcb1123
+# %% ../../nbs/rewards/57_screens.ipynb #ce4a621f
 @dataclass(frozen=True)
 class ScreenConfig:
     "How a reward model of a game is fitted. `ValueError` on numbers that make no sense"
@@ -46,15 +50,17 @@ class ScreenConfig:
 
     def __post_init__(self): check_fields(self)
 
+# %% ../../nbs/rewards/57_screens.ipynb #b7ab23a2
 def seen_by(config:ScreenConfig, data:Screens):
     "The screens as this model sees them: uint8 (N, 4, 84, 84)"
     return data.shown if config.score=='show' else data.filled
 
-# %% ../../nbs/rewards/57_screens.ipynb #fd1893a2
+# %% ../../nbs/rewards/57_screens.ipynb #a61a9120
 def fit_screens(data:Screens, config:ScreenConfig=None, report=lambda steps: None, stop=lambda: False):
     "A fitted `reward_cnn`; None if stopped. `ValueError` if no moment has a reward"
     config = config or ScreenConfig()
-    require(0<(data.rewards!=0).mean()<1, 'share of moments with a reward', float((data.rewards!=0).mean()), 'more than 0, less than 1')
+    require(0<(data.rewards!=0).mean()<1, 'share of moments with a reward', float((data.rewards!=0).mean()),
+            'more than 0, less than 1')
     screens, rewards = torch.as_tensor(seen_by(config, data)), torch.as_tensor(data.rewards).float()
     order = np.random.default_rng(config.seed)
     with torch.random.fork_rng(devices=[]):
@@ -72,10 +78,11 @@ def fit_screens(data:Screens, config:ScreenConfig=None, report=lambda steps: Non
             report(step)
     return net.eval()
 
-# %% ../../nbs/rewards/57_screens.ipynb #791f0a53
+# %% ../../nbs/rewards/57_screens.ipynb #53f1201c
 SPOT_STRIDE = 5 # Pixels between spots
 SPOTS = -(-SCREEN_SIZE//SPOT_STRIDE) # Spots along a side
 
+# %% ../../nbs/rewards/57_screens.ipynb #b1c4dd80
 def spot_masks():
     "One soft disc for each spot, row by row: float32 (289, 84, 84), greatest value 1"
     from scipy.ndimage import gaussian_filter
@@ -86,9 +93,11 @@ def spot_masks():
         mask[:] = blurred/blurred.max()
     return masks
 
+# %% ../../nbs/rewards/57_screens.ipynb #732f80e1
 @torch.no_grad()
 def screen_saliency(net, screens):
-    "Half the squared change of the reward when a spot is blurred: float32 (N, 17, 17), of screens uint8 (N, 4, 84, 84)"
+    """Half the squared change of the reward when a spot is blurred: float32 (N, 17, 17), of screens uint8 (N,
+    4, 84, 84)"""
     from scipy.ndimage import gaussian_filter
     masks, maps = torch.as_tensor(spot_masks())[:, None], []
     for before, screen in zip(screen_rewards(net, screens), screens):
@@ -98,39 +107,45 @@ def screen_saliency(net, screens):
         maps.append(((after-float(before))**2/2).view(SPOTS, SPOTS).numpy())
     return np.stack(maps)
 
-# %% ../../nbs/rewards/57_screens.ipynb #24e58b80
+# %% ../../nbs/rewards/57_screens.ipynb #66b6d76c
 def score_spots(name:str):
     "Which spots are on the score of a game: bool (17, 17)"
     found = np.zeros((SPOTS, SPOTS), bool)
     rows, columns = SCREEN_SIZE/210/SPOT_STRIDE, SCREEN_SIZE/160/SPOT_STRIDE
     for top, bottom, left, right in get_game(name).boxes:
-        found[int(max(0, top-4)*rows):int(np.ceil((bottom+4)*rows)), int(left*columns):int(np.ceil(right*columns))+1] = True
+        found[int(max(0, top-4)*rows):int(np.ceil((bottom+4)*rows)),
+              int(left*columns):int(np.ceil(right*columns))+1] = True
     return found
 
+# %% ../../nbs/rewards/57_screens.ipynb #b4f78eab
 def score_share(maps, name:str) -> float:
     "Mean share of the saliency that is on the score, of maps (N, 17, 17)"
     totals = maps.sum((1, 2))
     return float((maps[:, score_spots(name)].sum(1)/np.where(totals>0, totals, 1)).mean())
 
-# %% ../../nbs/rewards/57_screens.ipynb #6fe8f080
+# %% ../../nbs/rewards/57_screens.ipynb #0c191251
 def screen_accuracy(paid, rewards) -> float:
     "Share of moments in which the reward paid, rounded to -1, 0 or 1, is the true one"
     return float((np.clip(np.round(paid), -1, 1)==rewards).mean())
 
+# %% ../../nbs/rewards/57_screens.ipynb #06387090
 def judge_screens(net, config:ScreenConfig, test:Screens, looked_at:int=40) -> tuple:
     "A row of the table, and the maps (looked_at, 17, 17) of the first moments with a reward"
     as_trained = screen_rewards(net, seen_by(config, test))
     toggled = screen_rewards(net, test.filled if config.score=='show' else test.shown)
     rewarded = np.flatnonzero(test.rewards)[:integer(looked_at, 'looked_at', 1)]
     maps = screen_saliency(net, seen_by(config, test)[rewarded])
-    row = dict(game=test.game, score=config.score, seed=config.seed, moments=len(test), test_error=float(((as_trained-test.rewards)**2).mean()),
-               accuracy=screen_accuracy(as_trained, test.rewards), toggled=screen_accuracy(toggled, test.rewards),
+    row = dict(game=test.game, score=config.score, seed=config.seed, moments=len(test),
+               test_error=float(((as_trained-test.rewards)**2).mean()),
+               accuracy=screen_accuracy(as_trained, test.rewards),
+               toggled=screen_accuracy(toggled, test.rewards),
                share=score_share(maps, test.game), area=float(score_spots(test.game).mean()))
     return row, maps
 
-# %% ../../nbs/rewards/57_screens.ipynb #298a95fa
+# %% ../../nbs/rewards/57_screens.ipynb #5e45ede2
 def reward_trace(net, name:str, steps:int=300, seed:int=0) -> pd.DataFrame:
-    "A scripted player's points at each step, and what a model pays for the screens with the score (`show`) and without (`fill`)"
+    """A scripted player's points at each step, and what a model pays for the screens with the score (`show`)
+    and without (`fill`)"""
     env, player = AtariScreen(name), scripted_player(name, np.random.default_rng(integer(seed, 'seed', 0)))
     env.reset(seed=int(seed))
     points, views = [], dict(show=[], fill=[])
@@ -139,15 +154,19 @@ def reward_trace(net, name:str, steps:int=300, seed:int=0) -> pd.DataFrame:
         points.append(won)
         for view, screens in views.items(): screens.append(env.observe(view))
         if terminated or truncated: env.reset()
-    return pd.DataFrame(dict(points=points, **{view: screen_rewards(net, np.stack(screens)) for view, screens in views.items()}))
+    return pd.DataFrame(dict(points=points, **{view: screen_rewards(net, np.stack(screens)) for view,
+                                               screens in views.items()}))
 
+# %% ../../nbs/rewards/57_screens.ipynb #2ee26e2e
 def draw_traces(traces:dict): # Title to a table of `reward_trace`
-    "What models paid step by step, with the score and without, over the steps that won points; returns the figure"
+    """What models paid step by step, with the score and without, over the steps that won points; returns the
+    figure"""
     with style() as plt:
         fig, axs = plt.subplots(len(traces), 1, figsize=(8, 1.7*len(traces)), sharex=True, squeeze=False)
         for ax, (title, trace) in zip(axs[:, 0], traces.items()):
             for step in np.flatnonzero(trace.points): ax.axvline(step, color=SOFT, lw=.5, alpha=.5)
-            for view, colour, label in (('show', SERIES[0], 'score shown'), ('fill', SERIES[1], 'score hidden')):
+            for view, colour, label in (('show', SERIES[0], 'score shown'),
+                                        ('fill', SERIES[1], 'score hidden')):
                 ax.plot(trace[view], color=colour, lw=1, label=label)
             ax.set(title=title, ylim=(-.5, 1.5), ylabel='reward paid')
         axs[0, 0].legend(loc='upper right', ncols=2, fontsize=8)
@@ -155,17 +174,22 @@ def draw_traces(traces:dict): # Title to a table of `reward_trace`
         fig.tight_layout()
     return fig
 
-# %% ../../nbs/rewards/57_screens.ipynb #2e2e8c2f
+# %% ../../nbs/rewards/57_screens.ipynb #f1e4c10f
 def overlay_saliency(frame, saliency):
-    "A raw frame uint8 (210, 160, 3) with a map (17, 17) laid over it in green, at full strength where the map is greatest"
+    """A raw frame uint8 (210, 160, 3) with a map (17, 17) laid over it in green, at full strength where the
+    map is greatest"""
     spots = torch.as_tensor(np.asarray(saliency, np.float32))[None, None]
-    smooth = torch.nn.functional.interpolate(spots, np.asarray(frame).shape[:2], mode='bilinear', align_corners=False)[0, 0].numpy()
+    smooth = torch.nn.functional.interpolate(spots, np.asarray(frame).shape[:2], mode='bilinear',
+                                             align_corners=False)[0, 0].numpy()
     out = np.asarray(frame).astype(float)
     out[..., 1] += out.max()*smooth/max(smooth.max(), 1e-12)
     return out.clip(1, 255).astype(np.uint8)
 
-def overlay_frames(net, name:str, score:str='show', steps:int=120, seed:int=0, every:int=1, report=lambda step: None):
-    "Frames uint8 (N, 210, 160, 3) of a scripted player's game with the model's saliency over them, one for every `every` steps"
+# %% ../../nbs/rewards/57_screens.ipynb #cb86b8a4
+def overlay_frames(net, name:str, score:str='show', steps:int=120, seed:int=0, every:int=1,
+                   report=lambda step: None):
+    """Frames uint8 (N, 210, 160, 3) of a scripted player's game with the model's saliency over them, one for
+    every `every` steps"""
     env, player = AtariScreen(name, score), scripted_player(name, np.random.default_rng(integer(seed, 'seed', 0)))
     env.reset(seed=int(seed))
     frames = []
@@ -178,28 +202,33 @@ def overlay_frames(net, name:str, score:str='show', steps:int=120, seed:int=0, e
         report(step+1)
     return np.stack(frames)
 
+# %% ../../nbs/rewards/57_screens.ipynb #08a0175c
 def save_overlay(frames, path, fps:float=8):
     "Write frames uint8 (N, H, W, 3) as a .gif film, atomically; returns the path"
     path = Path(path)
     require(path.suffix=='.gif', 'film', str(path), 'a name that ends in .gif')
     require(0<fps<=50, 'fps', fps, 'above 0, at most 50')
     pictures = [Image.fromarray(np.asarray(f)) for f in frames]
-    with atomic_path(path) as tmp: pictures[0].save(tmp, 'GIF', save_all=True, append_images=pictures[1:], duration=round(1000/fps), loop=0)
+    with atomic_path(path) as tmp: pictures[0].save(tmp, 'GIF', save_all=True, append_images=pictures[1:],
+                                                    duration=round(1000/fps), loop=0)
     return path
 
-# %% ../../nbs/rewards/57_screens.ipynb #b4915566
+# %% ../../nbs/rewards/57_screens.ipynb #709efba8
 def save_screen_model(net, config:ScreenConfig, name:str, path):
     "Write a reward model of a game to an .npz file, atomically"
     about = json.dumps(dict(game=name, config=to_dict(config)))
     save_arrays(path, about=np.array(about), **{k: v.numpy() for k, v in net.state_dict().items()})
 
+# %% ../../nbs/rewards/57_screens.ipynb #182d73e0
 def load_screen_model(path) -> tuple:
     "Network, config and game of a model's .npz file. `ValueError` if it is damaged or something else"
     net = reward_cnn()
-    found = load_arrays(path, dict(about=('str', ()), **{k: ('float32', tuple(v.shape)) for k, v in net.state_dict().items()}))
+    found = load_arrays(path, dict(about=('str', ()),
+                                   **{k: ('float32', tuple(v.shape)) for k, v in net.state_dict().items()}))
     try: about = json.loads(str(found.pop('about')))
     except json.JSONDecodeError as error: raise ValueError(f'{path}: not a reward model of a game ({error})') from None
-    require(isinstance(about, dict) and set(about)=={'game', 'config'}, f'description in {path}', about, 'game, config')
+    require(isinstance(about, dict) and set(about)=={'game', 'config'}, f'description in {path}', about,
+            'game, config')
     get_game(about['game'])
     net.load_state_dict({k: torch.as_tensor(v) for k, v in found.items()})
     return net.eval(), from_dict(ScreenConfig, about['config']), about['game']

@@ -6,22 +6,23 @@
 __all__ = ['noisy_expert', 'Transitions', 'check_rewarded', 'walk', 'collect', 'save_arrays', 'load_arrays', 'reward_data',
            'save_transitions', 'load_transitions', 'load_hdf5']
 
-# %% ../../nbs/rewards/51_transitions.ipynb #5619a95c
+# %% ../../nbs/rewards/51_transitions.ipynb #f6f87e0a
 import goalmisgen, numpy as np, zipfile
 from dataclasses import dataclass
 from ..core import atomic_path, integer, require
 from .grids import GridTable
 from pathlib import Path
 
-# %% ../../nbs/rewards/51_transitions.ipynb #82b60338
+# %% ../../nbs/rewards/51_transitions.ipynb #a615a7a2
 def noisy_expert(table:GridTable, noise:float=.2):
-    "Move probabilities float64 (S, 4) of a walker that heads for the nearest goal, and with probability `noise` moves at random"
+    """Move probabilities float64 (S, 4) of a walker that heads for the nearest goal, and with probability
+    `noise` moves at random"""
     require(0<=noise<=1, 'noise', noise, 'a probability')
     nearer = table.distance[table.next] < table.distance[:, None]
     nearer |= ~nearer.any(1, keepdims=True) # on a goal all moves are alike
     return (1-noise)*nearer/nearer.sum(1, keepdims=True) + noise/4
 
-# %% ../../nbs/rewards/51_transitions.ipynb #2d03a60a
+# %% ../../nbs/rewards/51_transitions.ipynb #2cc33ea2
 @dataclass(frozen=True, eq=False)
 class Transitions:
     "N transitions"
@@ -31,7 +32,8 @@ class Transitions:
     def __post_init__(self):
         shape, n = self.pairs.shape, len(self.rewards)
         ok = len(shape)==4 and shape[:2]==(n, 2) and shape[2]==shape[3] and self.rewards.ndim==1 and n>0
-        require(ok, 'shapes of transitions', (shape, self.rewards.shape), '(N, 2, n, n) and (N,), N at least 1')
+        require(ok, 'shapes of transitions', (shape, self.rewards.shape),
+                '(N, 2, n, n) and (N,), N at least 1')
         require(np.isfinite(self.rewards).all(), 'rewards', self.rewards, 'finite numbers')
 
     def __len__(self): return len(self.rewards)
@@ -41,16 +43,18 @@ class Transitions:
         "Share of transitions that pay"
         return float((self.rewards!=0).mean())
 
-# %% ../../nbs/rewards/51_transitions.ipynb #36e511da
+# %% ../../nbs/rewards/51_transitions.ipynb #a349476f
 def check_rewarded(transitions:Transitions):
     "`ValueError` unless some transition pays and some does not: there would be nothing to learn"
-    require(0<transitions.rewarded<1, 'share of transitions with a reward', transitions.rewarded, 'more than 0, less than 1')
+    require(0<transitions.rewarded<1, 'share of transitions with a reward', transitions.rewarded,
+            'more than 0, less than 1')
 
-# %% ../../nbs/rewards/51_transitions.ipynb #3e442a45
+# %% ../../nbs/rewards/51_transitions.ipynb #e2f9fdd8
 def walk(table:GridTable, policy, count:int, rng) -> tuple:
-    "`count` steps of play: states int64 (count,) and moves int64 (count,). An episode that ends is followed by the next"
+    """`count` steps of play: states int64 (count,) and moves int64 (count,). An episode that ends is followed
+    by the next"""
     policy = np.asarray(policy, float)
-    ok = policy.shape==table.next.shape and np.isfinite(policy).all() and (policy>=0).all() and np.allclose(policy.sum(1), 1)
+    ok = policy.shape==table.next.shape and (policy>=0).all() and np.allclose(policy.sum(1), 1)
     require(ok, 'policy', policy, f'probabilities of shape {table.next.shape}')
     bars = policy.cumsum(1)[:, :3].tolist()
     following, done, horizon = table.next.tolist(), table.done.tolist(), table.spec.horizon
@@ -65,14 +69,15 @@ def walk(table:GridTable, policy, count:int, rng) -> tuple:
         state, length = (fresh[t], 0) if over else (following[state][move], length)
     return np.array(states), np.array(moves)
 
-# %% ../../nbs/rewards/51_transitions.ipynb #a26ee984
+# %% ../../nbs/rewards/51_transitions.ipynb #d95a4048
 def collect(table:GridTable, # Which maze
             policy, # float (S, 4): move probabilities
             count:int=25_000, # How many transitions
             seed:int=0, # Of starts, goals and moves
             balanced:bool=False # As many that pay as do not?
             ) -> Transitions:
-    "Transitions of a policy at play. `ValueError` on bad input; `RuntimeError` if a balanced set is wanted of one that finds nothing"
+    """Transitions of a policy at play. `ValueError` on bad input; `RuntimeError` if a balanced set is wanted
+    of one that finds nothing"""
     count, rng = integer(count, 'count', 1, 10_000_000), np.random.default_rng(integer(seed, 'seed', 0))
     scenes = table.scenes
     if not balanced: return _transitions(table, scenes, *walk(table, policy, count, rng))
@@ -91,39 +96,44 @@ def collect(table:GridTable, # Which maze
 
 def _transitions(table, scenes, states, moves):
     "What was seen and paid"
-    return Transitions(np.stack([scenes[states], scenes[table.next[states, moves]]], 1), table.reward[states, moves].astype(np.float32))
+    return Transitions(np.stack([scenes[states], scenes[table.next[states, moves]]], 1),
+                       table.reward[states, moves].astype(np.float32))
 
-# %% ../../nbs/rewards/51_transitions.ipynb #4f283b72
+# %% ../../nbs/rewards/51_transitions.ipynb #3c23e1dc
 def save_arrays(path, **arrays):
     "Write arrays to a compressed .npz file, atomically"
     path = Path(path)
     require(path.suffix=='.npz', 'file name', str(path), 'one that ends in .npz')
     with atomic_path(path) as tmp: np.savez_compressed(tmp, **arrays)
 
+# %% ../../nbs/rewards/51_transitions.ipynb #d796133c
 def load_arrays(path, fields:dict) -> dict: # `fields`: name to (dtype, shape); None in a shape is any length, dtype str is text
     "The arrays of an .npz file. `ValueError` if it is damaged, or holds other arrays, types or shapes"
     try:
         with np.load(path, allow_pickle=False) as file:
             require(set(file.files)==set(fields), f'arrays in {path}', sorted(file.files), ', '.join(fields))
             found = {name: file[name] for name in fields}
-    except (zipfile.BadZipFile, EOFError, KeyError, AttributeError, OSError, ValueError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, EOFError, KeyError, AttributeError, OSError, ValueError,
+            NotImplementedError) as error:
         if isinstance(error, FileNotFoundError): raise
         if str(error).startswith('arrays in '): raise
         raise ValueError(f'{path}: not an .npz file that can be read ({str(error)[:200]})') from None
     for name, (dtype, shape) in fields.items(): _check_array(f'{name} in {path}', found[name], dtype, shape)
     return found
 
+# %% ../../nbs/rewards/51_transitions.ipynb #f143dd1c
 def _check_array(name, array, dtype, shape):
     "`ValueError` unless an array is of this type and shape"
     fits = array.ndim==len(shape) and all(want in (None, have) for want, have in zip(shape, array.shape))
     same = array.dtype.kind=='U' if dtype=='str' else array.dtype==dtype
     require(fits and same, name, f'{array.dtype} {array.shape}', f'{dtype} {shape}')
 
-# %% ../../nbs/rewards/51_transitions.ipynb #1847baf7
+# %% ../../nbs/rewards/51_transitions.ipynb #8848826a
 def reward_data(name:str) -> Path:
     "A file of this room's that comes with the package"
     return Path(goalmisgen.__file__).parent/'data'/'rewards'/name
 
+# %% ../../nbs/rewards/51_transitions.ipynb #e228befb
 _FIELDS = dict(pairs=('uint8', (None, 2, None, None)), rewards=('float32', (None,)))
 
 def save_transitions(transitions:Transitions, path):
@@ -131,21 +141,27 @@ def save_transitions(transitions:Transitions, path):
     save_arrays(path, pairs=transitions.pairs, rewards=transitions.rewards)
 
 def load_transitions(path) -> Transitions:
-    "Transitions from an .npz file, or from an .hdf5 file of the published code (its training part). `ValueError` if it is damaged"
+    """Transitions from an .npz file, or from an .hdf5 file of the published code (its training part).
+    `ValueError` if it is damaged"""
     if Path(path).suffix in ('.hdf5', '.h5'): return load_hdf5(path)
     return Transitions(**load_arrays(path, _FIELDS))
 
-# %% ../../nbs/rewards/51_transitions.ipynb #85aca244
+# %% ../../nbs/rewards/51_transitions.ipynb #2f964b8c
 def load_hdf5(path, part:str='train') -> Transitions:
-    "Transitions from an .hdf5 file of the published code. `ImportError` without h5py, `ValueError` if the file is something else"
+    """Transitions from an .hdf5 file of the published code. `ImportError` without h5py, `ValueError` if the
+    file is something else"""
     require(part in ('train', 'test'), 'part', part, 'train, test')
     try: import h5py
     except ImportError: raise ImportError("HDF5 files need h5py: pip install 'goalmisgen[demos]'") from None
     if not Path(path).exists(): raise FileNotFoundError(2, 'No such file', str(path))
     try:
-        with h5py.File(path, 'r') as file: pairs, rewards = (np.asarray(file[part][name]) for name in ('inputs', 'outputs'))
-    except (OSError, KeyError, TypeError) as error: raise ValueError(f'{path}: no data set of the published code ({error})') from None
-    require(rewards.ndim==2 and rewards.shape[1]==1, f'shape of {part}/outputs in {path}', rewards.shape, '(N, 1)')
+        with h5py.File(path, 'r') as file: pairs, rewards = (np.asarray(file[part][name])
+                                                             for name in ('inputs', 'outputs'))
+    except (OSError, KeyError,
+            TypeError) as error:
+        raise ValueError(f'{path}: no data set of the published code ({error})') from None
+    require(rewards.ndim==2 and rewards.shape[1]==1, f'shape of {part}/outputs in {path}', rewards.shape,
+            '(N, 1)')
     whole = np.isfinite(pairs).all() and (pairs==pairs.round()).all() and pairs.min()>=0 and pairs.max()<=255
     require(whole, f'{part}/inputs in {path}', pairs, 'whole numbers from 0 to 255')
     return Transitions(pairs.astype(np.uint8), rewards[:, 0].astype(np.float32))
