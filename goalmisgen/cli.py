@@ -36,10 +36,10 @@ class StudyCommand:
     workers:int|None = None # Processes side by side; default one per core
 
     def __call__(self):
-        from goalmisgen.study import MOST_AGENTS, get_study, run_study
+        from goalmisgen.study import MAX_STUDY_AGENTS, get_study, run_study
         study = get_study(self.name)
         if self.agents is not None:
-            study = replace(study, seeds=range(integer(self.agents, 'agents', 1, MOST_AGENTS)))
+            study = replace(study, seeds=range(integer(self.agents, 'agents', 1, MAX_STUDY_AGENTS)))
         try: page = run_study(study, self.home, self.workers)
         except RuntimeError as e: sys.exit(f'goalmisgen: {e}')
         print(f'\nAgents   {self.home/"runs"/study.name}\nTable    {self.home/"results"/study.name}.csv\nReport   {page}')
@@ -65,9 +65,9 @@ class _Training:
 @patch
 def __call__(self:_Training):
     from goalmisgen.agents.training import Seeds
-    from goalmisgen.study import MOST_AGENTS
+    from goalmisgen.study import MAX_STUDY_AGENTS
     first = integer(self.first, 'first', 0, 2**31-1)
-    numbers = range(first, first+integer(self.agents, 'agents', 1, min(MOST_AGENTS, 2**31-first)))
+    numbers = range(first, first+integer(self.agents, 'agents', 1, min(MAX_STUDY_AGENTS, 2**31-first)))
     seeds = [Seeds(n, self.weights_seed, self.levels_seed, self.sampling_seed) for n in numbers]
     try: report = self._train(seeds)
     except RuntimeError as e: sys.exit(f'goalmisgen: {e}')
@@ -164,7 +164,7 @@ def _home_of(f):
 def _rows(c, f, asked, protocol, population, keep):
     "The rows of one `AgentFile`, from the table if there is one"
     from goalmisgen.agents.impala import load_policy
-    from goalmisgen.evaluation.exact import PolicyCache
+    from goalmisgen.evaluation.policies import PolicyCache
     from goalmisgen.evaluation.protocol import ResultsFile, evaluate, evaluate_agent, row_key
     from goalmisgen.evaluation.results import to_row
     table = None if keep else PolicyCache(load_policy(f.path))

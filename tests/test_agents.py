@@ -13,7 +13,8 @@ from goalmisgen.core import read_json, to_dict
 from goalmisgen.env.levels import DUEL, TRAIN, generate
 from goalmisgen.env.maze import MazeEnv
 from goalmisgen.env.render import Renderer
-from goalmisgen.evaluation.exact import Setting, evaluate_exact
+from goalmisgen.evaluation.exact import evaluate_exact
+from goalmisgen.evaluation.questions import Setting
 from goalmisgen.evaluation.sampled import evaluate_sampled
 
 pytestmark = pytest.mark.slow

@@ -12,10 +12,10 @@ from goalmisgen.analysis.channels import (PartRenderer, behind, blank, channel_s
                                           visibility)
 from goalmisgen.env.chain import shortest_path_moves
 from goalmisgen.env.levels import TRAIN, census, generate
-from goalmisgen.env.maze import ACTION_MOVES
+from goalmisgen.env.table import ACTION_MOVES
 from goalmisgen.env.objects import CHANNELS
 from goalmisgen.env.render import TEXTURES, Renderer
-from goalmisgen.evaluation.exact import Setting
+from goalmisgen.evaluation.questions import Setting
 
 pytestmark = pytest.mark.slow
 

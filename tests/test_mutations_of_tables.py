@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from goalmisgen import cli
-from goalmisgen.evaluation.exact import Setting, evaluate_exact
+from goalmisgen.evaluation.exact import evaluate_exact
+from goalmisgen.evaluation.questions import Setting
 from goalmisgen.evaluation.results import (OLD_NAMES, columns_of_version, read_lengths, read_results, result_key, to_row, to_table, write_lengths,
                                            write_results)
 from goalmisgen.evaluation.sampled import evaluate_sampled

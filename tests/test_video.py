@@ -11,7 +11,7 @@ from goalmisgen.agents.impala import Policy, save_policy
 from goalmisgen.env.levels import DUEL, WALL, MazeSpec, generate
 from goalmisgen.env.maze import MazeEnv
 from goalmisgen.env.render import Renderer
-from goalmisgen.evaluation.exact import Setting
+from goalmisgen.evaluation.questions import Setting
 from goalmisgen.films.video import play_episode, play_together, save_film, save_gif, save_mp4, save_png, save_pngs
 from goalmisgen.films.watch import (GAP, WatchOptions, film, film_size, load_agents, level_sheet, move_diagram, storyboard,
                                          most_discriminating_row, watch)

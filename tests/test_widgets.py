@@ -26,8 +26,8 @@ from goalmisgen.agents.examples import example_dir
 from goalmisgen.analysis.preferences import as_table
 from goalmisgen.analysis.views import VIEW_NAMES, MAX_AGENTS_SHOWN, Explorer, MazeView, find_weights, draw_panel
 from goalmisgen.env.levels import DUEL, generate
-from goalmisgen.env.maze import MOVES
-from goalmisgen.evaluation.exact import Setting
+from goalmisgen.env.table import MOVES
+from goalmisgen.evaluation.questions import Setting
 from goalmisgen.evaluation.tables import load_table
 
 pytestmark = pytest.mark.slow

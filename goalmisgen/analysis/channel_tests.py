@@ -11,7 +11,6 @@ __all__ = ['TESTS', 'SCORED', 'SCORE_COLUMNS', 'SCORES_SCHEMA', 'SCORES_COLUMNS'
            'draw_attribution']
 
 # %% ../../nbs/analysis/33_channel_tests.ipynb #2635bcd2
-import hashlib
 import numpy as np, torch
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
@@ -24,10 +23,10 @@ from .channels import CHANNEL_INKS, PartRenderer, VIEWS, hold, picture_grid, shu
 from .preferences import of_setting, plain
 from ..core import integer, read_json, require, write_atomic
 from ..env.chain import absorption
-from ..env.maze import ACTION_MOVES, MOVES, StateTable
+from ..env.table import ACTION_MOVES, MOVES
 from ..env.objects import BACKGROUNDS, CHANNELS, GoalObject
-from ..env.render import Renderer
-from ..evaluation.exact import PolicyCache, Setting, RenderedLevels, query_reachable_states
+from ..env.rendered import RenderedLevels
+from ..evaluation.exact import PolicyCache, Setting, query_reachable_states
 from ..evaluation.intervals import explained, r2_of
 from ..style import SERIES, SOFT, style
 
@@ -58,9 +57,7 @@ def intervened_levels(obj:str, background:str, count:int|None=None,
               ) -> RenderedLevels:
     "The practice levels as an agent sees them, things drawn for some eyes"
     levels,_ = sample_training_levels(background, count)
-    renderer = PartRenderer(5, obj, background, **eyes)
-    scenes = renderer.scenes(levels)
-    return RenderedLevels(StateTable(levels), renderer, scenes, tuple(hashlib.blake2b(s, digest_size=16).digest() for s in scenes.numpy()))
+    return RenderedLevels(levels, PartRenderer(5, obj, background, **eyes))
 
 # %% ../../nbs/analysis/33_channel_tests.ipynb #5a05b76f
 def reference_frames(stage:RenderedLevels, count:int=1024, seed:int=0):

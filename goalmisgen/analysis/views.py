@@ -20,7 +20,7 @@ from .channels import CHANNEL_INKS, picture_grid, split_channels
 from .preferences import MAX_STEPS_DRAWN, draw_scatter, name_dots, of_setting, plain, scatter_grid
 from ..core import integer, require
 from ..env.levels import DUEL, generate
-from ..env.maze import MOVES, StateTable
+from ..env.table import MOVES, StateTable
 from ..env.objects import CHANNELS, icon
 from ..env.render import Renderer, human_view
 from ..evaluation.exact import Setting

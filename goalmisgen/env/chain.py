@@ -10,7 +10,7 @@ import numpy as np, torch
 from dataclasses import dataclass
 from fastcore.basics import patch
 from ..core import require
-from .maze import ACTION_MOVES, MOVES, StateTable, TIMEOUT
+from .table import ACTION_MOVES, MOVES, StateTable, TIMEOUT
 
 # %% ../../nbs/env/06_chain.ipynb #9918ffbc
 def move_probs(action_probs): # float (..., 15), array or tensor

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['GAP', 'STILLS', 'move_diagram', 'render_step', 'film_size', 'film', 'storyboard', 'level_sheet', 'WatchOptions',
-           'load_agents', 'most_discriminating_row', 'watch']
+           'check_maze_size', 'load_agents', 'most_discriminating_row', 'watch', 'check_kind']
 
 # %% ../../nbs/films/27_watch.ipynb #3da80a47
 import numpy as np, os, warnings
@@ -13,58 +13,73 @@ from fastcore.basics import patch
 from functools import lru_cache
 from pathlib import Path
 from PIL import Image, ImageDraw
-from ..agents.impala import load_policy
-from ..core import integer, require
+from typing import Annotated
+from ..core import Bounds, check_fields, integer, require
 from ..env.levels import DUEL, MazeSpec, generate
-from ..env.maze import MOVE_STEPS
 from ..env.objects import icon
-from ..env.render import Renderer, TEXTURES, load_picture
+from ..env.render import TEXTURES, load_picture
+from ..env.table import MOVE_STEPS
 from ..evaluation.agents import AgentFile, agent_files
-from ..evaluation.exact import PUBLISHED_SEEDS, Setting, evaluate_exact
+from ..evaluation.exact import evaluate_exact
 from ..evaluation.files import check_output
+from ..evaluation.policies import PolicyCache, load_agent
 from ..evaluation.published import trained_as_published
+from ..evaluation.questions import PUBLISHED_SEEDS, RenderCache, Setting, check_setting
 from ..evaluation.settings import settings_for
-from .video import FILM_KINDS, check_film, check_size, label_font, play_together, save_film
+from .video import FILM_KINDS, check_film, check_size, describe_kinds, label_font, play_together, save_film
 from .video import most_discriminating_episodes, most_discriminating_level
 from ..style import ACCENT, INK, SOFT, enlarge, save_figure, style
 
 # %% ../../nbs/films/27_watch.ipynb #9f00cf22
 _FINE = 4 # Drawn so many times larger, for smooth edges
-_PALE,_TRACK = '#8a97a5','#eef1f4'
+_PALE = '#8a97a5' # Of moves that were not made
+_TRACK = '#eef1f4' # Behind a column
 
 def _arrow(draw, x, y, r, step, fill):
     "An arrow of radius `r` in the direction of a move, or a dot for none"
     dx,dy = step
-    if not (dx or dy): return draw.ellipse([x-.45*r, y-.45*r, x+.45*r, y+.45*r], fill=fill)
-    outline = [(-.85,-.17),(-.85,.17),(0,.17),(0,.62),(.9,0),(0,-.62),(0,-.17)] # along the arrow, across it
-    draw.polygon([(x + r*(a*dx+b*dy), y + r*(b*dx-a*dy)) for a,b in outline], fill=fill)
+    if not (dx or dy):
+        draw.ellipse([x-.45*r, y-.45*r, x+.45*r, y+.45*r], fill=fill)
+        return
+    outline = [(-.85,-.17), (-.85,.17), (0,.17), (0,.62), (.9,0), (0,-.62), (0,-.17)] # along the arrow, and across it
+    corners = [(x + r*(along*dx+across*dy), y + r*(across*dx-along*dy)) for along,across in outline]
+    draw.polygon(corners, fill=fill)
 
 # %% ../../nbs/films/27_watch.ipynb #91ba2c1f
-def _percent(p): return f'{100*p:.{int(.0005<=p<.0095)}f}' # a digit more for what is rare
+_FULL = 34 # Pixels of a column that is full
+_FLOOR = 42 # Where columns stand, from the top
 
-def _column(draw, x, half, p, step, mine):
-    "One move at `x`: a track that is full at 34 pixels, an arrow, and the number"
-    k,colour = _FINE, ACCENT if mine else _PALE
-    box = lambda height: [round((x-half)*k), round((42-height)*k), round((x+half)*k)-1, 42*k-1]
-    draw.rounded_rectangle(box(34), 2*k, fill=_TRACK)
-    if 34*p*k>=1: draw.rounded_rectangle(box(34*p), min(2*k, 34*p*k/2), fill=colour)
-    if mine: draw.ellipse([(x-9)*k, 46*k, (x+9)*k, 64*k], fill=ACCENT)
-    _arrow(draw, x*k, 55*k, 6.5*k, step, 'white' if mine else _PALE)
+def _percent(p):
+    "A probability in percent, with a digit more for what is rare"
+    return f'{100*p:.1f}' if .0005<=p<.0095 else f'{100*p:.0f}'
+
+def _column(draw, x, half, p, step, chosen):
+    "One move at `x`: a track, a column, an arrow"
+    colour = ACCENT if chosen else _PALE
+    def box(height): return [round((x-half)*_FINE), round((_FLOOR-height)*_FINE), round((x+half)*_FINE)-1, _FLOOR*_FINE-1]
+    draw.rounded_rectangle(box(_FULL), 2*_FINE, fill=_TRACK)
+    height = _FULL*p*_FINE
+    if height>=1: draw.rounded_rectangle(box(_FULL*p), min(2*_FINE, height/2), fill=colour)
+    if chosen: draw.ellipse([(x-9)*_FINE, 46*_FINE, (x+9)*_FINE, 64*_FINE], fill=ACCENT)
+    _arrow(draw, x*_FINE, 55*_FINE, 6.5*_FINE, step, 'white' if chosen else _PALE)
 
 # %% ../../nbs/films/27_watch.ipynb #9bfecbf4
 def move_diagram(probs, # float (5,): probabilities of `MOVES`
                  chosen:int|None=None, # The move that was made
                  width:int=256): # Pixels
     "The five probabilities as columns with arrows under them: uint8 (80, width, 3)"
-    k,step = _FINE, width/5
-    im = Image.new('RGB', (width*k,80*k), 'white')
-    draw = ImageDraw.Draw(im)
-    for m,p in enumerate(probs):
-        x,mine = (m+.5)*step, m==chosen
-        _column(draw, x, min(26, .55*step)/2, float(p), MOVE_STEPS[m], mine)
-        text = _percent(p) + '%'*(step>36)
-        draw.text((x*k,72*k), text, font=label_font(10*k, mine), fill=ACCENT if mine else SOFT, anchor='mm')
-    return np.asarray(im.reduce(k))
+    distance = width/5
+    half = min(26, .55*distance)/2
+    sign = '%' if distance>36 else ''
+    picture = Image.new('RGB', (width*_FINE,80*_FINE), 'white')
+    draw = ImageDraw.Draw(picture)
+    for move,p in enumerate(probs):
+        x = (move+.5)*distance
+        mine = move==chosen
+        _column(draw, x, half, float(p), MOVE_STEPS[move], mine)
+        font = label_font(10*_FINE, mine)
+        draw.text((x*_FINE,72*_FINE), _percent(p)+sign, font=font, fill=ACCENT if mine else SOFT, anchor='mm')
+    return np.asarray(picture.reduce(_FINE))
 
 # %% ../../nbs/films/27_watch.ipynb #2aa384f2
 def _write(draw, xy, text, px, fill=INK, bold=False, anchor='lm', width=None):
@@ -76,57 +91,65 @@ def _write(draw, xy, text, px, fill=INK, bold=False, anchor='lm', width=None):
 @lru_cache
 def _object_icon(name, background, texture, scale):
     "An object's icon on the background, or on the texture's mean colour"
-    fill = tuple(load_picture(TEXTURES[texture])[...,:3].mean((0,1)).astype(int)) if background=='textured' else background
+    fill = background
+    if background=='textured': fill = tuple(load_picture(TEXTURES[texture])[...,:3].mean((0,1)).astype(int))
     return Image.fromarray(enlarge(icon(name, fill), scale))
 
 # %% ../../nbs/films/27_watch.ipynb #b0fbd868
-def _steps(n): return f'{n} step{"s"*(n!=1)}'
+def _steps(n): return '1 step' if n==1 else f'{n} steps'
 
 # %% ../../nbs/films/27_watch.ipynb #1ab15717
 def _outcome_card(episode, width):
     "How an episode ended: uint8 (80, width, 3)"
-    im = Image.new('RGB', (width,80), 'white')
-    draw,text,after = ImageDraw.Draw(im), episode.ending, f'after {_steps(len(episode.moves))}'
-    side = 39 if episode.outcome else 0
-    block = max(label_font(13,True).getlength(text), label_font(11).getlength(after))
-    x = max(4, round((width-side-10-block)/2))
-    if episode.outcome: im.paste(_object_icon(text, episode.setting.background, int(episode.level.background[0]), 3), (x,20))
+    card = Image.new('RGB', (width,80), 'white')
+    draw = ImageDraw.Draw(card)
+    text = episode.ending
+    after = f'after {_steps(len(episode.moves))}'
+    side = 39 if episode.outcome else 0 # of the object's picture
+    wide = side+10+max(label_font(13,True).getlength(text), label_font(11).getlength(after))
+    x = max(4, round((width-wide)/2))
+    if episode.outcome: card.paste(_object_icon(text, episode.setting.background, int(episode.level.background[0]), 3), (x,20))
     _write(draw, (x+side+10,32), text, 13, bold=True)
     _write(draw, (x+side+10,50), after, 11, SOFT)
-    return np.asarray(im)
+    return np.asarray(card)
 
 # %% ../../nbs/films/27_watch.ipynb #17cb2c34
 def _label(name, step, width):
     "The agent's name and the step: uint8 (26, width, 3)"
-    im = Image.new('RGB', (width,26), 'white')
-    draw = ImageDraw.Draw(im)
+    strip = Image.new('RGB', (width,26), 'white')
+    draw = ImageDraw.Draw(strip)
     _write(draw, (1,12), name, 13, bold=True, width=.62*width)
     _write(draw, (width-1,12), f'step {step}', 11, SOFT, anchor='rm')
-    return np.asarray(im)
+    return np.asarray(strip)
 
 # %% ../../nbs/films/27_watch.ipynb #352ac8c5
 def render_step(episode, # `Episode`
-           t:int, # Which of its frames; later ones show the last
-           name:str='', # Of the agent
-           scale:int=4, # Integer enlargement of the frame, 2 to 16
-           probs:bool=True): # Draw the probabilities?
+                t:int, # Which of its frames; later ones show the last
+                name:str='', # Of the agent
+                scale:int=4, # Integer enlargement of the frame, 2 to 16
+                probs:bool=True): # Draw the probabilities?
     "A labelled frame: uint8 (64*scale+106, 64*scale, 3)"
     scale = integer(scale, 'scale', 2, 16)
-    width,last = 64*scale, len(episode.moves)
-    if t>=last: foot = _outcome_card(episode, width)
+    width = 64*scale
+    last = len(episode.moves)
+    t = min(t, last)
+    if t==last: foot = _outcome_card(episode, width)
     elif probs: foot = move_diagram(episode.move_probs[t], episode.moves[t], width)
     else: foot = np.full((80,width,3), 255, np.uint8)
-    return np.concatenate([_label(name, min(t,last), width), enlarge(episode.frames[min(t,last)], scale), foot])
+    return np.concatenate([_label(name, t, width), enlarge(episode.frames[t], scale), foot])
 
 # %% ../../nbs/films/27_watch.ipynb #00963a7c
 def _title(episode, width):
     "The two objects, and the level's seed: uint8 (34, width, 3)"
-    im = Image.new('RGB', (width,34), 'white')
-    draw,s,texture = ImageDraw.Draw(im), episode.setting, int(episode.level.background[0])
-    for x,o in (0,s.obj1),(50,s.obj2): im.paste(_object_icon(o, s.background, texture, 2), (x,2))
+    strip = Image.new('RGB', (width,34), 'white')
+    draw = ImageDraw.Draw(strip)
+    setting = episode.setting
+    texture = int(episode.level.background[0])
+    seed = episode.level.seeds[0] # -1 of a level that was not made from one
+    for x,name in ((0,setting.obj1), (50,setting.obj2)): strip.paste(_object_icon(name, setting.background, texture, 2), (x,2))
     _write(draw, (38,15), 'or', 11, SOFT, anchor='mm')
-    if episode.level.seeds[0]>=0: _write(draw, (width-1,15), f'level {episode.level.seeds[0]}', 11, SOFT, anchor='rm', width=width-84)
-    return np.asarray(im)
+    if seed>=0: _write(draw, (width-1,15), f'level {seed}', 11, SOFT, anchor='rm', width=width-84)
+    return np.asarray(strip)
 
 # %% ../../nbs/films/27_watch.ipynb #ad87ae86
 GAP = 16 # Pixels between agents; half of it around the film
@@ -138,7 +161,12 @@ def film_size(agents:int, scale:int):
 def _beside(pictures, gap=GAP):
     "Pictures of one height in a row: uint8 (H, W, 3)"
     space = np.full((len(pictures[0]),gap,3), 255, np.uint8)
-    return np.concatenate([part for p in pictures for part in (space,p)][1:], 1)
+    parts = [part for picture in pictures for part in (space,picture)]
+    return np.concatenate(parts[1:], 1)
+
+def _framed(picture):
+    "A picture with half a gap around it"
+    return np.pad(picture, ((GAP//2,GAP//2),(GAP//2,GAP//2),(0,0)), constant_values=255)
 
 # %% ../../nbs/films/27_watch.ipynb #3a7e3ec6
 def film(rows, # For each level a list of `Episode`s, one an agent
@@ -147,24 +175,44 @@ def film(rows, # For each level a list of `Episode`s, one an agent
          probs:bool=True, # Draw the probabilities?
          pause:int=4): # Frames to rest after each level but the last
     "Every step of some episodes, agents beside each other: uint8 (T, *film_size, 3). `ValueError` if names and episodes do not fit"
-    require(rows and all(len(es)==len(names)>0 for es in rows), 'names', list(names), f'one for each of the {len(rows[0]) if rows else 0} agents')
-    out = []
-    for es in rows:
-        title = _title(es[0], len(names)*(64*scale+GAP)-GAP)
-        for t in range(max(len(e.frames) for e in es)):
-            body = _beside([render_step(e, t, name, scale, probs) for e,name in zip(es,names)])
-            out.append(np.pad(np.concatenate([title,body]), ((GAP//2,GAP//2),(GAP//2,GAP//2),(0,0)), constant_values=255))
-        out += [out[-1]]*pause
-    return np.stack(out[:len(out)-pause])
+    agents = len(rows[0]) if rows else 0
+    require(rows and all(len(row)==len(names)>0 for row in rows), 'names', list(names), f'one for each of the {agents} agents')
+    pictures = []
+    for row in rows:
+        title = _title(row[0], agents*(64*scale+GAP)-GAP)
+        for t in range(max(len(e.frames) for e in row)):
+            steps = [render_step(e, t, name, scale, probs) for e,name in zip(row, names)]
+            pictures.append(_framed(np.concatenate([title, _beside(steps)])))
+        pictures += [pictures[-1]]*pause
+    return np.stack(pictures[:len(pictures)-pause])
 
 # %% ../../nbs/films/27_watch.ipynb #57583d82
 def _draw_path(ax, cells, size):
     "The way of the mouse through cells, as a white line with a dark edge, from a dot to just before where it is"
     unit = 64/size
-    x,y = (cells%size+.5)*unit-.5, 64-(cells//size+.32)*unit-.5 # the mouse's body is below the middle of its cell
-    if len(x)>1: x[-1],y[-1] = x[-2]+.45*(x[-1]-x[-2]), y[-2]+.45*(y[-1]-y[-2])
-    for colour,w in ((INK,3.2),('white',1.6)): ax.plot(x, y, color=colour, lw=w, solid_capstyle='round', solid_joinstyle='round')
-    if len(x)>1: ax.plot(x[:1], y[:1], 'o', color='white', ms=4, mec=INK, mew=.8)
+    x = (cells%size+.5)*unit-.5
+    y = 64-(cells//size+.32)*unit-.5 # the mouse's body is below the middle of its cell
+    moved = len(x)>1
+    if moved:
+        x[-1] = x[-2]+.45*(x[-1]-x[-2])
+        y[-1] = y[-2]+.45*(y[-1]-y[-2])
+    for colour,width in ((INK,3.2), ('white',1.6)):
+        ax.plot(x, y, color=colour, lw=width, solid_capstyle='round', solid_joinstyle='round')
+    if moved: ax.plot(x[:1], y[:1], 'o', color='white', ms=4, mec=INK, mew=.8)
+
+# %% ../../nbs/films/27_watch.ipynb #64ba8fe3
+def _draw_step(ax, episode, t):
+    "One picture of a storyboard: a frame, the path to it, and what to call it"
+    last = len(episode.moves)
+    ending = t==last
+    picture = enlarge(episode.frames[t], 4) # large, as SVG viewers smooth what they enlarge
+    ax.imshow(picture, interpolation='none', extent=(-.5,63.5,63.5,-.5))
+    _draw_path(ax, episode.cells[:t+1].astype(float), episode.level.size)
+    ax.set(xlim=(-.5,63.5), ylim=(63.5,-.5))
+    ax.axis('off')
+    label = 'start' if t==0 else f'step {t}'
+    if ending: label = f'{episode.ending}, {_steps(last)}'
+    ax.set_title(label, y=-.18, fontsize=7, weight='bold' if ending else 'normal', color=INK if ending else SOFT)
 
 # %% ../../nbs/films/27_watch.ipynb #360a139c
 def storyboard(episodes, # One `Episode`, or a list of them: a row each
@@ -180,37 +228,35 @@ def storyboard(episodes, # One `Episode`, or a list of them: a row each
     left = .75 if any(names) else .02
     with style() as plt:
         fig = plt.figure(figsize=(left+cols*(width+.06), len(episodes)*(width+.3)))
-        for r,(e,name) in enumerate(zip(episodes,names)): _story_row(fig, e, name, cols, r/len(episodes), 1/len(episodes), left, width)
+        for row,(episode,name) in enumerate(zip(episodes, names)):
+            bottom = 1-(row+1)/len(episodes) + .26/fig.get_figheight()
+            _story_row(fig, episode, name, cols, bottom, left, width)
     return fig
 
-# %% ../../nbs/films/27_watch.ipynb #2ba58085
-def _story_row(fig, episode, name, cols, below, share, left, width):
-    "One row of a storyboard"
-    w,h = fig.get_size_inches()
+def _story_row(fig, episode, name, cols, bottom, left, width):
+    "One row of a storyboard: `bottom` in shares of the figure, `left` and `width` in inches"
+    figure_width,figure_height = fig.get_size_inches()
     last = len(episode.moves)
     times = np.unique(np.linspace(0, last, min(cols, last+1)).round().astype(int))
-    bottom = 1-below-share + .26/h
     for i,t in enumerate(times):
-        ax = fig.add_axes([(left+i*(width+.06))/w, bottom, width/w, width/h])
-        ax.imshow(enlarge(episode.frames[t], 4), interpolation='none', extent=(-.5,63.5,63.5,-.5)) # large, as SVG viewers smooth what they enlarge
-        _draw_path(ax, episode.cells[:t+1].astype(float), episode.level.size)
-        ax.set(xlim=(-.5,63.5), ylim=(63.5,-.5)); ax.axis('off')
-        label = f'{episode.ending}, {_steps(last)}' if t==last else 'start' if t==0 else f'step {t}'
-        ax.set_title(label, y=-.18, fontsize=7, weight='bold' if t==last else 'normal', color=INK if t==last else SOFT)
-    fig.text(0, bottom+width/h/2, name, fontsize=9, weight='bold', va='center', parse_math=False)
+        x = left+i*(width+.06)
+        ax = fig.add_axes([x/figure_width, bottom, width/figure_width, width/figure_height])
+        _draw_step(ax, episode, t)
+    fig.text(0, bottom+width/figure_height/2, name, fontsize=9, weight='bold', va='center', parse_math=False)
 
 # %% ../../nbs/films/27_watch.ipynb #22c04e71
 def _thumbnails(frames, side):
     "Frames uint8 (N, 64, 64, 3) at another size: enlarged, or averaged"
     if side>=64: return enlarge(frames, side//64)
-    k = 64//side
-    return frames.reshape(-1, side, k, side, k, 3).mean((2,4)).round().astype(np.uint8)
+    block = 64//side
+    return frames.reshape(-1, side, block, side, block, 3).mean((2,4)).round().astype(np.uint8)
 
 def _row_labels(texts, step):
     "A column with a line of small text for each row: uint8 (len(texts)*step, 50, 3)"
-    im = Image.new('RGB', (50,len(texts)*step), 'white')
-    for i,text in enumerate(texts): _write(ImageDraw.Draw(im), (0,i*step+step/2-1), str(text), 10, SOFT, width=46)
-    return np.asarray(im)
+    strip = Image.new('RGB', (50,len(texts)*step), 'white')
+    draw = ImageDraw.Draw(strip)
+    for i,text in enumerate(texts): _write(draw, (0,i*step+step/2-1), str(text), 10, SOFT, width=46)
+    return np.asarray(strip)
 
 # %% ../../nbs/films/27_watch.ipynb #f8209b4a
 def level_sheet(setting:Setting, # Which objects and background
@@ -219,17 +265,20 @@ def level_sheet(setting:Setting, # Which objects and background
                 side:int=64, # Pixels a level: 16 or 32 (averaged), 64, or a multiple of 64
                 size:int=5): # Cells on a side of the mazes
     "First frames of many levels with the first seed of each row: uint8 (H, W, 3). `ValueError` on a sheet too large"
-    side,cols = integer(side, 'side', 1), integer(cols, 'columns', 1, 1000)
+    side = integer(side, 'side', 1)
+    cols = integer(cols, 'columns', 1, 1000)
     require(side in (16,32) or side%64==0, 'side', side, '16, 32, 64 or a multiple of 64')
     require(len(seeds), 'seeds', 'none', 'at least one')
-    rows,step = -(-len(seeds)//cols), side+2
-    check_size(1, rows*step, min(cols,len(seeds))*step)
+    step = side+2 # a level and the space beside it
+    rows = -(-len(seeds)//cols) # rounded up
+    used = min(cols, len(seeds))
+    check_size(1, rows*step, used*step)
     levels = generate(MazeSpec(size, DUEL.rewards), np.array(seeds))
-    frames = Renderer(size, (setting.obj1,setting.obj2), setting.background).first_frames(levels).numpy()
-    out = np.full((rows, cols, step, step, 3), 255, np.uint8)
-    out.reshape(-1, step, step, 3)[:len(frames),:side,:side] = _thumbnails(frames, side)
-    sheet = out.swapaxes(1,2).reshape(rows*step, cols*step, 3)[:,:min(cols,len(frames))*step]
-    return np.concatenate([_row_labels(list(seeds)[::cols], step), sheet], 1)
+    frames = setting.renderer(size).first_frames(levels).numpy()
+    tiles = np.full((rows*cols, step, step, 3), 255, np.uint8)
+    tiles[:len(frames),:side,:side] = _thumbnails(frames, side)
+    sheet = tiles.reshape(rows, cols, step, step, 3).swapaxes(1,2).reshape(rows*step, cols*step, 3)
+    return np.concatenate([_row_labels(list(seeds)[::cols], step), sheet[:,:used*step]], 1)
 
 # %% ../../nbs/films/27_watch.ipynb #c8417fee
 @dataclass(frozen=True)
@@ -238,123 +287,154 @@ class WatchOptions:
     obj1:str|None = None # First object; default from what the agents were trained on, such as red line for yellow line
     obj2:str|None = None # Second object; likewise, such as yellow gem
     background:str|None = None # black, grey or textured; default the one that the agents were trained on
-    level:int = 100_000 # Level seed; the first of `levels`
-    levels:int = 1 # How many consecutive levels
+    level:Annotated[int, Bounds(0, 2**32-1)] = 100_000 # Level seed; the first of `levels`
+    levels:Annotated[int, Bounds(1, 1000)] = 1 # How many consecutive levels
     telling:bool = False # Of the next 100 level seeds take the one that tells two agents apart best
     cell:int|None = None # Begin at this cell, size*y + x, instead of the level's start
-    facing:int = 0 # And face left (0) or right (1)
+    facing:Annotated[int, Bounds(0, 1)] = 0 # And face left (0) or right (1)
     size:int|None = None # Cells on a side of the maze; default that of the agents' training
     greedy:bool = False # Take the most probable action instead of sampling
-    seed:int = 0 # Of the action sampling
-    frames:int = 100 # At most so many frames
-    scale:int = 4 # Enlargement of the 64-pixel frames, 2 to 16
+    seed:Annotated[int, Bounds(0, 2**63-1)] = 0 # Of the action sampling
+    frames:Annotated[int, Bounds(2, 5000)] = 100 # At most so many frames
+    scale:Annotated[int, Bounds(2, 16)] = 4 # Enlargement of the 64-pixel frames
     probs:bool = True # Draw the probabilities of the moves
-    ms:int = 200 # Milliseconds a frame
+    ms:Annotated[int, Bounds(20, 10_000)] = 200 # Milliseconds a frame
 
     def __post_init__(self):
-        self.setting, MazeSpec(5 if self.size is None else self.size) # check themselves
-        for f,lo,hi in (('level',0,2**32-1), ('levels',1,1000), ('facing',0,1), ('seed',0,2**63-1), ('frames',2,5000), ('scale',2,16), ('ms',20,10_000)):
-            object.__setattr__(self, f, integer(getattr(self,f), f, lo, hi))
+        check_fields(self)
+        check_setting(*self._objects)
+        if self.size is not None: check_maze_size(self.size)
         last = self.level + (99 if self.telling else self.levels-1)
         require(last<2**32, 'last level seed', last, 'at most 2**32 - 1')
-        alone = not self.telling or (self.levels==1 and self.cell is None and self.size in (None,5))
-        require(alone, 'telling', True, 'one level of size 5, from its start')
+        one_level = self.levels==1 and self.cell is None and self.size in (None,5)
+        require(one_level or not self.telling, 'telling', True, 'one level of size 5, from its start')
+
+    @property
+    def _objects(self):
+        given = (self.obj1, self.obj2, self.background)
+        return tuple(default if value is None else value for value,default in zip(given, ('red line','yellow gem','black')))
 
     @property
     def setting(self):
         "The objects and background; of what is left open, those of an agent trained on a yellow line on black"
-        given = (self.obj1, self.obj2, self.background)
-        return Setting(*(d if v is None else v for v,d in zip(given, ('red line','yellow gem','black'))))
+        return Setting(*self._objects)
+
+def check_maze_size(size):
+    "`ValueError` unless mazes can have so many cells on a side"
+    MazeSpec(size)
 
 # %% ../../nbs/films/27_watch.ipynb #f1a2f0ae
 @patch
 def for_agents(self:WatchOptions, files): # `AgentFile`s
     "The same with nothing left open. `ValueError` if it depends on the agents and they differ"
-    o,sizes = self, sorted({f.size for f in files}-{0})
-    if o.size is None:
-        require(len(sizes)<2, 'size of the mazes that the agents were trained in', sizes, 'one for all, or a size that is named')
-        o = replace(o, size=(sizes or [5])[0])
-    if None in (o.obj1,o.obj2,o.background):
-        names = None if None in (o.obj1,o.obj2) else f'{o.obj1} vs {o.obj2}'
-        (s,) = settings_for(files, names, o.background)
-        o = replace(o, obj1=s.obj1 if o.obj1 is None else o.obj1, obj2=s.obj2 if o.obj2 is None else o.obj2, background=s.background)
-    return o
+    options = self if self.size is not None else replace(self, size=_known_size(files))
+    given = (options.obj1, options.obj2, options.background)
+    if None not in given: return options
+    names = None if None in given[:2] else f'{options.obj1} vs {options.obj2}'
+    (own,) = settings_for(files, names, options.background)
+    obj1,obj2 = (mine if mine is not None else theirs for mine,theirs in zip(given, (own.obj1,own.obj2)))
+    return replace(options, obj1=obj1, obj2=obj2, background=own.background)
 
-def _said(names, files, o):
+def _known_size(files):
+    "The size of the mazes that agents were trained in, 5 if that is not known. `ValueError` if they differ"
+    sizes = sorted({f.size for f in files}-{0})
+    require(len(sizes)<2, 'size of the mazes that the agents were trained in', sizes, 'one for all, or a size that is named')
+    return sizes[0] if sizes else 5
+
+def _departures(names, files, options):
     "What of the film is new to the agents, in words"
-    out = []
-    for n,f in zip(names, files):
-        if f.background not in ('unknown',o.background): out.append(f'{n} was trained on {f.background} and plays on {o.background}')
-        if f.size not in (0,o.size): out.append(f'{n} was trained in mazes of size {f.size} and plays in size {o.size}')
-    return out
+    said = []
+    for name,f in zip(names, files):
+        if f.background not in ('unknown', options.background):
+            said.append(f'{name} was trained on {f.background} and plays on {options.background}')
+        if f.size not in (0, options.size):
+            said.append(f'{name} was trained in mazes of size {f.size} and plays in size {options.size}')
+    return said
 
 # %% ../../nbs/films/27_watch.ipynb #c7f0f173
 def load_agents(agents) -> dict:
     "Policies by name, from paths or policies, one or several or a dict of them. `ValueError` if there is no such agent or no network of this kind"
-    if not isinstance(agents, dict):
-        agents = list(agents) if isinstance(agents, (list,tuple)) else [agents]
-        paths = [_path(a) if isinstance(a, (str,Path)) else None for a in agents]
-        names = [f'agent {i}' if p is None else p.stem.replace('agent-','agent ') for i,p in enumerate(paths, 1)]
-        if len(set(names))<len(names): names = [n if p is None else f'{p.parent.name} {n}' for n,p in zip(names,paths)]
-        require(len(set(names))==len(names), 'agents', [str(a) for a in agents], 'each once')
-        agents = dict(zip(names,agents))
-    require(1<=len(agents)<=6, 'agents', len(agents), '1 to 6 beside each other')
-    return {n: _load(a) if isinstance(a, (str,Path)) else a for n,a in agents.items()}
+    named = agents if isinstance(agents, dict) else _by_name(_listed(agents))
+    require(1<=len(named)<=6, 'agents', len(named), '1 to 6 beside each other')
+    return {name: load_agent(a) if _is_path(a) else a for name,a in named.items()}
+
+def _by_name(agents):
+    "Agents by their folders' names, and where these are the same, by those of the folders around them"
+    paths = [_path(a) if _is_path(a) else None for a in agents]
+    names = [f'agent {i}' if path is None else path.stem.replace('agent-','agent ') for i,path in enumerate(paths, 1)]
+    if len(set(names))<len(names):
+        names = [name if path is None else f'{path.parent.name} {name}' for name,path in zip(names, paths)]
+    require(len(set(names))==len(names), 'agents', [str(a) for a in agents], 'each once')
+    return dict(zip(names, agents))
 
 # %% ../../nbs/films/27_watch.ipynb #a1b4e10d
+def _is_path(agent): return isinstance(agent, (str,Path))
+
 def _path(agent):
     "A path with a name: not . or ~"
     return Path(os.path.abspath(Path(agent).expanduser()))
 
-def _load(path):
-    "`load_policy`, with an error that says what an agent is"
-    here = _path(path)/'model.safetensors' if _path(path).is_dir() else _path(path)
-    require(here.is_file(), 'agent', str(path), 'an agent folder with model.safetensors, a .safetensors file or a published .pth')
-    return load_policy(here)
+def _listed(agents):
+    "One agent or several, with names or without, as a list"
+    if isinstance(agents, dict): return list(agents.values())
+    return list(agents) if isinstance(agents, (list,tuple)) else [agents]
 
 def _file(agent):
     "What is known of an agent, as an `AgentFile`"
-    if not isinstance(agent, (str,Path)): return AgentFile(None, 'policy')
+    if not _is_path(agent): return AgentFile(None, 'policy')
     path = _path(agent)
-    return trained_as_published(agent_files(path/'model.safetensors' if path.is_dir() else path)[-1])
+    if path.is_dir(): path = path/'model.safetensors'
+    return trained_as_published(agent_files(path)[-1])
 
 # %% ../../nbs/films/27_watch.ipynb #653d2fb7
 def most_discriminating_row(agents:dict, options:WatchOptions):
     "The level that tells two agents apart best and what they do there, as one row for `film`"
     require(len(agents)==2, 'agents for a telling level', list(agents), 'two')
-    r = [evaluate_exact(p, options.setting, range(options.level, options.level+100)) for p in agents.values()]
-    (i,p),(j,q) = most_discriminating_level(*r), most_discriminating_level(*r[::-1])
-    order = slice(None,None,1 if p>=q else -1) # the agent that goes for the first object comes first
-    levels = r[0].level_set.levels[i if p>=q else j]
-    return most_discriminating_episodes(list(agents.values())[order], options.setting, levels)[order]
-
-# %% ../../nbs/films/27_watch.ipynb #407b2217
-STILLS = ('.png','.svg','.pdf') # A storyboard of the first level
+    policies = list(agents.values())
+    renders = RenderCache()
+    seeds = range(options.level, options.level+100)
+    results = [evaluate_exact(PolicyCache(p, renders), options.setting, seeds) for p in policies]
+    row,chance = most_discriminating_level(*results)
+    other_row,other_chance = most_discriminating_level(*results[::-1])
+    levels = results[0].level_set.levels
+    if chance>=other_chance: return most_discriminating_episodes(policies, options.setting, levels[row])
+    return most_discriminating_episodes(policies[::-1], options.setting, levels[other_row])[::-1]
 
 # %% ../../nbs/films/27_watch.ipynb #3224cbe0
+STILLS = ('.png','.svg','.pdf') # A storyboard of the first level
+
 def watch(agents, # Paths, policies, or policies by name: one to six
           out, # .gif, .mp4, a folder of frames (no suffix), or a storyboard as .png, .svg or .pdf
           options:WatchOptions=WatchOptions()) -> Path:
     "Play agents beside each other and write what is to be seen; returns the path. `ValueError` on bad input, before they play"
     out = Path(out).expanduser()
     kind = out.suffix.lower()
-    allowed = '; '.join([*(f'{k or "no suffix"}: {v}' for k,v in FILM_KINDS.items()), f'{", ".join(STILLS)}: a storyboard'])
-    require(kind in FILM_KINDS or kind in STILLS, 'suffix', kind, allowed)
+    check_kind(kind)
     check_output(out if kind else out/'frame-0000.png')
-    given = list(agents.values() if isinstance(agents, dict) else agents if isinstance(agents, (list,tuple)) else [agents])
-    agents = load_agents(agents)
-    files = [_file(a) for a in given]
-    o = options.for_agents(files)
-    for text in _said(agents, files, o): warnings.warn(text, stacklevel=2)
-    if kind in FILM_KINDS: check_film(out, o.frames + 4*o.levels, *film_size(len(agents), o.scale))
-    levels = generate(MazeSpec(o.size, DUEL.rewards), np.arange(o.level, o.level+o.levels))
-    begin = None if o.cell is None else (o.cell, o.facing)
-    rows = [most_discriminating_row(agents, o)] if o.telling else play_together(list(agents.values()), o.setting, levels, o.seed, o.greedy, o.frames, begin)
-    if kind in STILLS: return _save_story(rows[0], list(agents), out)
-    return save_film(film(rows, list(agents), o.scale, o.probs), out, o.ms)
+    policies = load_agents(agents)
+    files = [_file(a) for a in _listed(agents)]
+    options = options.for_agents(files)
+    for text in _departures(policies, files, options): warnings.warn(text, stacklevel=2)
+    if kind in FILM_KINDS: check_film(out, options.frames + 4*options.levels, *film_size(len(policies), options.scale))
+    rows = _play(policies, options)
+    if kind in STILLS: return _save_story(rows[0], list(policies), out)
+    return save_film(film(rows, list(policies), options.scale, options.probs), out, options.ms)
+
+def check_kind(kind):
+    "`ValueError` unless a film or storyboard can have this suffix"
+    allowed = f'{describe_kinds(FILM_KINDS)}; {", ".join(STILLS)}: a storyboard'
+    require(kind in FILM_KINDS or kind in STILLS, 'suffix', kind, allowed)
 
 # %% ../../nbs/films/27_watch.ipynb #bfcfb1eb
+def _play(policies, options):
+    "A row of episodes for each level"
+    if options.telling: return [most_discriminating_row(policies, options)]
+    levels = generate(MazeSpec(options.size, DUEL.rewards), np.arange(options.level, options.level+options.levels))
+    begin = None if options.cell is None else (options.cell, options.facing)
+    return play_together(list(policies.values()), options.setting, levels, options.seed, options.greedy, options.frames, begin)
+
 def _save_story(episodes, names, out):
+    "A storyboard in a file; returns its path"
     import matplotlib.pyplot as plt
     fig = storyboard(episodes, names)
     plt.close(fig)
