@@ -11,8 +11,8 @@ import gymnasium, io, numpy as np, pandas as pd, random, torch
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from ..core import Bounds, check_fields, integer, require
-from .distances import greedy_policy, learned_reward, moves_reward, optimal_values
-from .grids import GridEnv, GridSpec, GridTable, grid_table
+from .distances import greedy_policy, reward_matrix, moves_reward, optimal_values
+from .grids import GridEnv, GridSpec, GridTable, list_states
 from .nets import RewardPopulation
 from ..style import SERIES, style
 from typing import Annotated
@@ -72,7 +72,7 @@ def exact_return(policy, # float (S, 4): move probabilities
 def evaluate_true(model, spec:GridSpec, gamma:float=1.) -> float:
     "Mean true return of a policy in the maze that `spec` describes: what anything trained here is judged by"
     require(isinstance(spec, GridSpec), 'spec', spec, 'the description of a maze, a GridSpec')
-    table = grid_table(spec)
+    table = list_states(spec)
     return exact_return(policy_probs(model, table), table.reward, table, gamma)
 
 # %% ../../nbs/rewards/55_agents.ipynb #c158a85c
@@ -127,11 +127,11 @@ def train_maze_agent(spec:GridSpec, # Where it lives
                      ) -> tuple|None:
     """Train an agent: its stable-baselines3 model, and a table of true and learned return after every update.
     None if stopped"""
-    sb3, config, table = import_sb3(), config or MazeAgentConfig(), grid_table(spec)
+    sb3, config, table = import_sb3(), config or MazeAgentConfig(), list_states(spec)
     env, rewards = GridEnv(spec), dict(true=table.reward)
     if population is not None:
         env = LearnedReward(env, population, member)
-        rewards['learned'] = moves_reward(learned_reward(population, table)[member], table)
+        rewards['learned'] = moves_reward(reward_matrix(population, table)[member], table)
     rows = []
     def each(steps, model):
         policy = policy_probs(model, table)

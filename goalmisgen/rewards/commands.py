@@ -57,9 +57,9 @@ class RewardDataCommand:
     maze:GridSpec = field(default_factory=GridSpec) # Which maze
 
     def __call__(self):
-        from goalmisgen.rewards.grids import grid_table
+        from goalmisgen.rewards.grids import list_states
         from goalmisgen.rewards.transitions import collect, noisy_expert, save_transitions
-        table = grid_table(self.maze)
+        table = list_states(self.maze)
         data = _or_exit(lambda: collect(table, noisy_expert(table, self.noise), self.count, self.seed,
                                         self.balanced))
         save_transitions(data, self.out)
@@ -100,11 +100,11 @@ class RewardScenesCommand:
     out:Path|None = None # Table to write, .csv
 
     def __call__(self):
-        from goalmisgen.rewards.grids import grid_table
+        from goalmisgen.rewards.grids import list_states
         from goalmisgen.rewards.nets import load_rewards
         from goalmisgen.rewards.scenes import ask_scenes, counterfactual_scenes, explained_by_sum
         from goalmisgen.rewards.scenes import probe_interior_sum, reaching_preference
-        population, table = load_rewards(self.networks), grid_table(GridSpec())
+        population, table = load_rewards(self.networks), list_states(GridSpec())
         require(population.size==11, f'size of the mazes of {self.networks}', population.size,
                 '11, that of the scenes')
         answers = ask_scenes(population, counterfactual_scenes(table))

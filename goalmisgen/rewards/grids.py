@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FREE', 'WALL_CELL', 'AGENT', 'GOAL', 'GRID_MOVES', 'GOAL_KINDS', 'GRID_COLOURS', 'GridSpec', 'parse_walls',
-           'layout_walls', 'free_cells', 'goal_sets', 'draw_scene', 'GridTable', 'grid_table', 'GridEnv', 'grid_id',
+           'layout_walls', 'free_cells', 'goal_sets', 'draw_scene', 'GridTable', 'list_states', 'GridEnv', 'grid_id',
            'register_grids']
 
 # %% ../../nbs/rewards/50_grids.ipynb #60f96567
@@ -159,7 +159,7 @@ def _distances(neighbours, goals):
 
 # %% ../../nbs/rewards/50_grids.ipynb #fb46fa10
 @lru_cache(maxsize=16)
-def grid_table(spec:GridSpec) -> GridTable:
+def list_states(spec:GridSpec) -> GridTable:
     "The states of a maze"
     walls = layout_walls(spec)
     cells = free_cells(walls)
@@ -187,7 +187,7 @@ class GridEnv(gymnasium.Env):
                  **fields): # `fields`: of a `GridSpec`, instead of one
         require(spec is None or not fields, 'spec', spec, 'a spec, or its fields, not both')
         self.spec_of_grid = GridSpec(**fields) if spec is None else spec
-        self.table, self.render_mode = grid_table(self.spec_of_grid), render_mode
+        self.table, self.render_mode = list_states(self.spec_of_grid), render_mode
         self._scenes = self.table.scenes
         self.observation_space = gymnasium.spaces.Box(0, 4, self.table.walls.shape, np.uint8)
         self.action_space = gymnasium.spaces.Discrete(len(GRID_MOVES))

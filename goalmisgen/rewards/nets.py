@@ -64,11 +64,15 @@ class RewardPopulation:
 
     def member(self, m:int):
         "One of the networks, as an ordinary PyTorch module"
-        net = reward_mlp(2*self.size**2, self.config.hidden)
-        net.load_state_dict({k: v[m] for k, v in self.weights.items()})
+        net = _blank(2*self.size**2, self.config.hidden)
+        net.load_state_dict({k: v[m].clone() for k, v in self.weights.items()}, assign=True)
         return net
 
 # %% ../../nbs/rewards/52_nets.ipynb #0d6dbd7e
+def _blank(*shape):
+    "A `reward_mlp` without weights, which draws no random numbers"
+    with torch.device('meta'): return reward_mlp(*shape)
+
 def as_pairs(pairs, size:int):
     "Pairs as a float32 tensor (N, 2, size, size). `ValueError` on another shape"
     pairs = torch.as_tensor(np.asarray(pairs), dtype=torch.float32)
@@ -189,7 +193,7 @@ def save_rewards(population:RewardPopulation, path):
 # %% ../../nbs/rewards/52_nets.ipynb #031592d7
 def load_rewards(path) -> RewardPopulation:
     "A population of reward networks from an .npz file. `ValueError` if it is damaged or something else"
-    names = [k for k in reward_mlp(2).state_dict()]
+    names = list(_blank().state_dict())
     found = load_arrays(path, dict(about=('str', ()),
                                    **{k: ('float32', (None,)*(3 if 'weight' in k else 2)) for k in names}))
     try:
@@ -199,7 +203,7 @@ def load_rewards(path) -> RewardPopulation:
     except (json.JSONDecodeError, KeyError,
             TypeError) as error:
         raise ValueError(f'{path}: not a population of reward networks ({error})') from None
-    want = {k: (len(seeds), *v.shape) for k, v in reward_mlp(2*size**2, config.hidden).state_dict().items()}
+    want = {k: (len(seeds), *v.shape) for k, v in _blank(2*size**2, config.hidden).state_dict().items()}
     have = {k: v.shape for k, v in found.items()}
     require(want==have and all(np.isfinite(v).all() for v in found.values()), f'weights in {path}', have,
             f'finite numbers of shapes {want}')

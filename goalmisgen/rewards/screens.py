@@ -222,7 +222,7 @@ def save_screen_model(net, config:ScreenConfig, name:str, path):
 # %% ../../nbs/rewards/57_screens.ipynb #182d73e0
 def load_screen_model(path) -> tuple:
     "Network, config and game of a model's .npz file. `ValueError` if it is damaged or something else"
-    net = reward_cnn()
+    with torch.device('meta'): net = reward_cnn()
     found = load_arrays(path, dict(about=('str', ()),
                                    **{k: ('float32', tuple(v.shape)) for k, v in net.state_dict().items()}))
     try: about = json.loads(str(found.pop('about')))
@@ -230,5 +230,5 @@ def load_screen_model(path) -> tuple:
     require(isinstance(about, dict) and set(about)=={'game', 'config'}, f'description in {path}', about,
             'game, config')
     get_game(about['game'])
-    net.load_state_dict({k: torch.as_tensor(v) for k, v in found.items()})
+    net.load_state_dict({k: torch.as_tensor(v) for k, v in found.items()}, assign=True)
     return net.eval(), from_dict(ScreenConfig, about['config']), about['game']
