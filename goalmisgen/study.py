@@ -25,7 +25,8 @@ from .evaluation.policies import PolicyCache, as_policy
 from .evaluation.population import evaluate_population
 from .evaluation.questions import RenderCache, Setting, check_setting
 from .evaluation.settings import DATASET_512, first_question
-from .films.video import most_discriminating_episodes, most_discriminating_level, play_together, save_gif, side_by_side
+from .films.episodes import most_discriminating_episodes, most_discriminating_level, play_together
+from .films.video import save_gif, side_by_side
 from .style import save_figure
 
 # %% ../nbs/40_study.ipynb #a8221a33

@@ -23,11 +23,12 @@ from ..env.levels import DUEL, generate
 from ..env.table import MOVES, StateTable
 from ..env.objects import CHANNELS, icon
 from ..env.render import Renderer, human_view
-from ..evaluation.exact import Setting
+from ..evaluation.questions import Setting
 from ..evaluation.results import COLUMNS
 from ..evaluation.settings import find_settings
-from ..films.video import play_together, save_gif
-from ..films.watch import film
+from ..films.episodes import play_together
+from ..films.video import save_gif
+from ..films.film import film
 from ..style import ACCENT, INK, SOFT, enlarge, png_bytes, style
 
 # %% ../../nbs/analysis/38_views.ipynb #ae6874b3
