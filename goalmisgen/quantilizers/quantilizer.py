@@ -53,10 +53,10 @@ def fit_quantilizers(demos:Demos, # Whom to imitate
     labels = [(q, seed) for q in qs for seed in seeds]
     return clones and Quantilizers(task.name, tuple(q for q,_ in labels), tuple(seed for _,seed in labels), clones)
 
-# %% ../../nbs/quantilizers/64_quantilizer.ipynb #61e68b64
+# %% ../../nbs/quantilizers/64_quantilizer.ipynb #95d4b0c8
 def ideal_quantilizer(demos:Demos, q:float, by='sum') -> dict:
     "True and proxy return, kept demonstrations, greatest weight, KL (nats), chi2 and effective sample size of doing again one of the best"
     kept = top_quantile(demos, q, by)
     share = len(kept)/len(demos)
     return dict(q=check_q(q), kept=len(kept), true=float(kept.true_returns.mean()), proxy=float(kept.proxy_returns.mean()),
-                weight=1/share, kl=float(-np.log(share)), chi2=1/share-1, effective=float(len(kept)))
+                weight=1/share, kl=float(np.log(1/share)), chi2=1/share-1, effective=float(len(kept)))
