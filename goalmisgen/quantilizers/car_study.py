@@ -20,10 +20,11 @@ from .regularised import chi2_regularised, kl_regularised, time_kl
 from .reweighting import divergence_curves, driver_probs, mixed_table
 from .tasks import shipped_path
 
-# %% ../../nbs/quantilizers/66_car_study.ipynb #1201eaf0
+# %% ../../nbs/quantilizers/66_car_study.ipynb #ceb0f65f
 CAR_QS = (1., .5, .25, .125, 1/16, 1/32, 1/64)
 FITS = {'1500 steps': CloningConfig(), '3000 steps, decay': CloningConfig(steps=3000, weight_decay=1e-4)}
 
+# %% ../../nbs/quantilizers/66_car_study.ipynb #574a55fd
 def compare_setups(demo_seeds, # Seeds of sets of demonstrations
                    qs=CAR_QS, seeds=range(5), episodes:int=100, num_demos:int=400, fits=FITS, mix=None, each=lambda row: None):
     "Mean returns of every quantilizer in every setup: a row for each set of demonstrations, score, fit, mode, q and seed"
@@ -72,9 +73,10 @@ def penalty_families(demo_seed:int, size=(91,71), qs=CAR_QS, betas=(100, 50, 20,
     for row in curves.itertuples(): add(f'drives by {row.way}', row.amount, row, row.kl, np.nan)
     return pd.DataFrame(rows).assign(demo_seed=demo_seed, seed=seed, base_true=at_base.true, base_proxy=at_base.proxy)
 
-# %% ../../nbs/quantilizers/66_car_study.ipynb #4ec01bac
+# %% ../../nbs/quantilizers/66_car_study.ipynb #9d58ca49
 MAP_NOVICES, MAP_GAMERS = (0., .2, .4, .6, .8), (0., .02, .05, .1, .2)
 
+# %% ../../nbs/quantilizers/66_car_study.ipynb #2b80274e
 def population_map(novices=MAP_NOVICES, gamers=MAP_GAMERS, qs=(1., .5, .25, .125), seeds=range(2), demo_seeds=(20, 21),
                    num_demos:int=400, episodes:int=100, config=None, each=lambda row: None):
     "Fitted (mode sampled) and ideal quantilizers for each mixture of demonstrators: a row for each mixture, set, q and seed"
@@ -90,9 +92,10 @@ def population_map(novices=MAP_NOVICES, gamers=MAP_GAMERS, qs=(1., .5, .25, .125
         each(rows[-1])
     return pd.DataFrame(rows)
 
-# %% ../../nbs/quantilizers/66_car_study.ipynb #ed4c7faa
+# %% ../../nbs/quantilizers/66_car_study.ipynb #a5c9d833
 CHAIN_DRIVERS = {'pumper': (.8, .9, 1.), 'novice': (.3, .45, .6), 'gamer': (.9,)} # Skills of each kind, in equal shares
 
+# %% ../../nbs/quantilizers/66_car_study.ipynb #535e02b8
 def exact_population_map(novices=MAP_NOVICES, gamers=MAP_GAMERS, amounts=(.7, 1.4, 2.1, 2.8), size=(91,71), width:float=1., each=lambda row: None):
     "Ideal ways to lean on mixtures of drivers that are chains, exactly: a row for each mixture, way and KL (0 is the mixture itself)"
     chain = car_chain(*size)

@@ -63,7 +63,7 @@ def true_returns(self:Demos):
     "Sum of the true reward over each episode: float64 (N,)"
     return np.bincount(self.episode, self.true, len(self))
 
-# %% ../../nbs/quantilizers/61_demos.ipynb #280333aa
+# %% ../../nbs/quantilizers/61_demos.ipynb #d7d5c90a
 @patch
 def take(self:Demos, episodes) -> Demos: # episodes: int (n,)
     "These episodes. `ValueError` if there is none or no such"
@@ -73,6 +73,7 @@ def take(self:Demos, episodes) -> Demos: # episodes: int (n,)
     parts = (getattr(self, name)[steps] for name in ('observations','keys','proxy','true'))
     return Demos(self.task, *parts, self.lengths[chosen], tuple(self.kinds[k] for k in chosen))
 
+# %% ../../nbs/quantilizers/61_demos.ipynb #d8b14ef9
 def concat_demos(sets) -> Demos: # sets: list of `Demos`
     "All demonstrations of several sets. `ValueError` unless they are of one task"
     sets = list(sets)
@@ -102,7 +103,7 @@ def load_arrays(path, max_bytes:int=MAX_DEMOS_FILE) -> dict:
     except Exception as error: # zipfile, zlib and numpy have errors of their own
         raise ValueError(f'{path}: not a file of arrays ({str(error)[:200]})') from None
 
-# %% ../../nbs/quantilizers/61_demos.ipynb #af0b6662
+# %% ../../nbs/quantilizers/61_demos.ipynb #c446391e
 def load_demos(path) -> Demos:
     "Demonstrations that `Demos.save` wrote. `ValueError` if the file is another"
     arrays = load_arrays(path)
@@ -115,6 +116,7 @@ def load_demos(path) -> Demos:
     try: return Demos(about.get('task'), **_typed(arrays), kinds=tuple(map(str, about['kinds'])))
     except ValueError as error: raise ValueError(f'{path}: {error}') from None
 
+# %% ../../nbs/quantilizers/61_demos.ipynb #64c42717
 def _typed(arrays):
     "The arrays in the types that `Demos` promises. `ValueError` if one has another"
     kinds = dict(observations='fu', keys='u', proxy='f', true='f', lengths='i')
@@ -140,17 +142,19 @@ def demo_scores(demos:Demos,
     require(scores.shape==(len(demos),) and np.isfinite(scores).all(), 'scores', scores, f'{len(demos)} finite numbers')
     return scores
 
-# %% ../../nbs/quantilizers/61_demos.ipynb #83e6d4f4
+# %% ../../nbs/quantilizers/61_demos.ipynb #9f9f2ddf
 def check_q(q) -> float:
     "`q` as a float. `ValueError` unless it is over 0 and at most 1"
     ok = isinstance(q, (int, float, np.number)) and not isinstance(q, bool) and 0<q<=1
     require(ok, 'q', q, 'a number over 0 and at most 1')
     return float(q)
 
+# %% ../../nbs/quantilizers/61_demos.ipynb #b3a333f4
 def top_count(q:float, n:int) -> int:
     "How many of `n` demonstrations the best `q` are: q n, rounded down, at least one"
     return max(1, int(check_q(q)*integer(n, 'demonstrations', 1) + 1e-9))
 
+# %% ../../nbs/quantilizers/61_demos.ipynb #25bb8bf0
 def top_quantile(demos:Demos, q:float, by='sum') -> Demos:
     "The best `q` of the demonstrations by their score, best first. q = 1 keeps all"
     order = np.argsort(-demo_scores(demos, by), kind='stable')

@@ -37,7 +37,7 @@ class Played:
 
 def _nothing_played(m, n): return Played(np.zeros((m,n), np.int64), np.zeros((m,n)), np.zeros((m,n)), np.full((m,n), np.nan))
 
-# %% ../../nbs/quantilizers/63_playing.ipynb #9959fc4a
+# %% ../../nbs/quantilizers/63_playing.ipynb #7106af8e
 def play_cars(policies, # M policies of Mountain Car
               episodes:int=100, # Of each policy
               seed:int=0, # Of starts and luck
@@ -61,6 +61,7 @@ def play_cars(policies, # M policies of Mountain Car
         if not driving.any(): break
     return out
 
+# %% ../../nbs/quantilizers/63_playing.ipynb #2bae6544
 def _lucks(policies, seed): return [np.random.default_rng([integer(seed, 'seed', 0), *stream]) for stream in policies.streams()]
 
 # %% ../../nbs/quantilizers/63_playing.ipynb #af29f78d
@@ -84,13 +85,14 @@ class _Lane:
         self.cheat = info.get('cheat', np.nan)
         return info
 
-# %% ../../nbs/quantilizers/63_playing.ipynb #5759b777
+# %% ../../nbs/quantilizers/63_playing.ipynb #7a844db1
 def _actions(task, probs, mode, uniforms):
     "Keys int (M, joints), and what to send for them: a list of M"
     if mode=='expected': return None, list((probs*np.array(task.keys)).sum(-1))
     keys = choose_keys(probs, mode, uniforms)
     return keys, [to_action(task, k) for k in keys]
 
+# %% ../../nbs/quantilizers/63_playing.ipynb #06fa51d4
 def play(policies, # M policies
          episodes:int=10, # Of each
          seed:int=0, # Of starts and luck

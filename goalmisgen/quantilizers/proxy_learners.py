@@ -147,7 +147,7 @@ def _hopper_rollout(env, policy, seen, config, returns, running):
         advantages[t] = running_advantage
     return observations, actions, log_probs, advantages, advantages+values, seen
 
-# %% ../../nbs/quantilizers/64_proxy_learners.ipynb #ebbe5076
+# %% ../../nbs/quantilizers/64_proxy_learners.ipynb #06b6b67f
 def _ppo_step(policy, adam, config, observations, actions, log_probs, advantages, targets):
     "One gradient"
     distribution,values = policy(observations)
@@ -160,6 +160,7 @@ def _ppo_step(policy, adam, config, observations, actions, log_probs, advantages
     nn.utils.clip_grad_norm_(policy.parameters(), config.max_grad_norm)
     adam.step()
 
+# %% ../../nbs/quantilizers/64_proxy_learners.ipynb #a75cc632
 def learn_hopper_proxy(seed:int=0, # Of weights, luck and starts
                        config:HopperLearnerConfig|None=None, # Default `HopperLearnerConfig()`
                        report=lambda steps: None, stop=lambda: False):

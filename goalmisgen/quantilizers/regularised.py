@@ -5,12 +5,11 @@
 # %% auto #0
 __all__ = ['FORBIDDEN', 'kl_regularised', 'time_kl', 'Regularised', 'chi2_regularised']
 
-# %% ../../nbs/quantilizers/65_regularised.ipynb #4e38603d
+# %% ../../nbs/quantilizers/65_regularised.ipynb #0bb6471b
 import numpy as np
 from dataclasses import dataclass
 from ..core import integer, require
-from .car_chain import CarChain, one_hot
-from .grades import log_ratio
+from .car_chain import CarChain, log_ratio, one_hot
 
 # %% ../../nbs/quantilizers/65_regularised.ipynb #801365df
 def kl_regularised(chain:CarChain, base, beta:float, reward=None): # base, reward: float (S, 3); default reward the proxy

@@ -62,18 +62,20 @@ def returns_table(self:CarChain, probs, width:float=.5) -> ReturnsTable: # probs
     found = ended[length,solved,cell][order]
     return ReturnsTable((cell[order]-low)*width, -length[order].astype(float), found/found.sum(), solved[order]==1)
 
-# %% ../../nbs/quantilizers/65_reweighting.ipynb #3c355f2a
+# %% ../../nbs/quantilizers/65_reweighting.ipynb #34d7d92c
 def quantile_weights(table:ReturnsTable, q:float):
     "Weights of the ideal quantilizer: float64 (n,). The cell at the edge is kept in part"
     above = np.cumsum(table.prob)-table.prob
     return np.clip((check_q(q)-above)/table.prob, 0, 1)/q
 
+# %% ../../nbs/quantilizers/65_reweighting.ipynb #3b50ba29
 def kl_weights(table:ReturnsTable, beta:float):
     "Weights exp(U/beta), with mean 1: float64 (n,)"
     require(beta>0, 'beta', beta, 'a number over 0')
     weight = np.exp((table.proxy-table.proxy.max())/beta)
     return weight/(table.prob @ weight)
 
+# %% ../../nbs/quantilizers/65_reweighting.ipynb #19dd7d76
 def chi2_weights(table:ReturnsTable, floor:float):
     "Weights in proportion to the proxy over a floor, with mean 1: float64 (n,). `ValueError` if no drive is over it"
     weight = np.clip(table.proxy-floor, 0, None)

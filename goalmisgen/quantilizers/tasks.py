@@ -89,9 +89,10 @@ class TwoRewards(gymnasium.Wrapper):
         proxy,true = self._rule(observation, reward, terminated or truncated)
         return observation, proxy, terminated, truncated, {**info, 'proxy': proxy, 'true': true}
 
-# %% ../../nbs/quantilizers/60_tasks.ipynb #17ca7e9f
+# %% ../../nbs/quantilizers/60_tasks.ipynb #06044d41
 RULES = dict(mountain_car=position_rule, hopper=ankle_rule)
 
+# %% ../../nbs/quantilizers/60_tasks.ipynb #e9ede25e
 def make_task(name:str, # mountain_car, hopper or pinball
               horizon:int|None=None, # Cut episodes off after so many steps; default the task's own
               lam:float=1. # Pinball: how much of the true reward a cheating ball costs
