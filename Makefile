@@ -11,7 +11,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.10 python3.13 python3; 
 PINS    = $(shell $(BIN)/python -c 'import sys; print("-c constraints.txt" * (sys.version_info[:2] == (3, 11)))')
 
 .DEFAULT_GOAL := help
-.PHONY: help study test quick check pytest lint export notebooks readme docs clean
+.PHONY: help study test quick check pytest lint export tidy hooks notebooks readme docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +36,13 @@ lint: $(DEV) ## lint notebooks, tools and tests
 
 export: $(DEV) ## write the package from the notebooks
 	$(BIN)/nbdev_export
+
+tidy: export ## write the package from the notebooks, and clean the notebooks
+	$(BIN)/nbdev_clean
+
+hooks: $(DEV) ## have git export, clean and lint on every commit
+	$(BIN)/python -m pip install -q pre-commit
+	$(BIN)/pre-commit install
 
 notebooks: export ## re-run all notebooks and store their outputs
 	$(BIN)/python tools/run_notebooks.py

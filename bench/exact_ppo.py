@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 from goalmisgen.agents.exact_ppo import ExactPPOConfig
 from goalmisgen.agents.training import Seeds, train_agent
-from goalmisgen.agents.population import Job, run_jobs
+from goalmisgen.jobs import Job, run_jobs
 from goalmisgen.core import read_json
 
 

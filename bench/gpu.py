@@ -30,7 +30,7 @@ from goalmisgen.agents.exact_ppo import ExactPPOConfig
 from goalmisgen.agents.examples import load_example
 from goalmisgen.agents.fused import fused_available
 from goalmisgen.agents.impala import Policy
-from goalmisgen.agents.parallel import Recorded, network_class, train_parallel
+from goalmisgen.agents.parallel import GraphedCall, network_class, train_parallel
 from goalmisgen.agents.parallel_ppo import ParallelPPO
 from goalmisgen.agents.population import agent_dir, agents_of
 from goalmisgen.agents.ppo import PPO, PPOConfig, ppo_loss
@@ -182,7 +182,7 @@ def every_frame(args, config, learner):
         with learner.autocast(): logits, value = learner.policy(frames)
         loss, _ = ppo_loss(logits, value, batch, config)
         loss.mean().backward()
-    run = Recorded(step, [p.grad for p in params], torch.cuda.Stream() if is_cuda(args) else None)
+    run = GraphedCall(step, [p.grad for p in params], torch.cuda.Stream() if is_cuda(args) else None)
     run()
     synchronize(args)
     begun = time.perf_counter()

@@ -5,7 +5,7 @@
 The plain side is what published code does: frames are drawn at every step and kept, the network looks at each of them, in
 float32 and NCHW, one minibatch of 8,192 in chunks of 256. The other side is `goalmisgen.agents.ppo`, in windows and, as
 `in_full`, without them. Each side has a process of its own with one thread: ours in the environment that
-`goalmisgen.agents.population` gives to its workers, which asks the C library for large memory pages, the plain one in that of
+`goalmisgen.jobs` gives to its workers, which asks the C library for large memory pages, the plain one in that of
 any program; `plain_paged` is the plain one with large pages too. All use the same untrained policy (early) and the same
 trained one (late, and the policies kept along the way where the agent's folder has them). A whole iteration of the plain
 loop takes ten minutes, so it is measured on `--steps` of its 256 steps and on `--minibatches` of its 24 minibatches, and
@@ -31,7 +31,7 @@ from goalmisgen.agents.ppo import PPO, PPOConfig, ppo_loss
 from goalmisgen.agents.training import Seeds, metrics_csv
 from goalmisgen.core import write_atomic
 
-LARGE_PAGES = dict(GLIBC_TUNABLES='glibc.malloc.hugetlb=1')  # as `agents.population` sets it for its workers
+LARGE_PAGES = dict(GLIBC_TUNABLES='glibc.malloc.hugetlb=1')  # as `jobs` sets it for its workers
 AT = {}  # What a process keeps between two calls
 
 

@@ -24,7 +24,7 @@ from functools import partial
 from .agents.exact_ppo import ExactPPOConfig
 from .agents.ppo import PPOConfig
 from .core import integer, require
-from .evaluation.watch import WatchOptions, watch
+from .films.watch import WatchOptions, watch
 
 # %% ../nbs/90_cli.ipynb #3d058b69
 @dataclass(frozen=True)
@@ -36,10 +36,10 @@ class StudyCommand:
     workers:int|None = None # Processes side by side; default one per core
 
     def __call__(self):
-        from goalmisgen.study import MOST_AGENTS, get_study, run_study
+        from goalmisgen.study import MAX_STUDY_AGENTS, get_study, run_study
         study = get_study(self.name)
         if self.agents is not None:
-            study = replace(study, seeds=range(integer(self.agents, 'agents', 1, MOST_AGENTS)))
+            study = replace(study, seeds=range(integer(self.agents, 'agents', 1, MAX_STUDY_AGENTS)))
         try: page = run_study(study, self.home, self.workers)
         except RuntimeError as e: sys.exit(f'goalmisgen: {e}')
         print(f'\nAgents   {self.home/"runs"/study.name}\nTable    {self.home/"results"/study.name}.csv\nReport   {page}')
@@ -65,9 +65,9 @@ class _Training:
 @patch
 def __call__(self:_Training):
     from goalmisgen.agents.training import Seeds
-    from goalmisgen.study import MOST_AGENTS
+    from goalmisgen.study import MAX_STUDY_AGENTS
     first = integer(self.first, 'first', 0, 2**31-1)
-    numbers = range(first, first+integer(self.agents, 'agents', 1, min(MOST_AGENTS, 2**31-first)))
+    numbers = range(first, first+integer(self.agents, 'agents', 1, min(MAX_STUDY_AGENTS, 2**31-first)))
     seeds = [Seeds(n, self.weights_seed, self.levels_seed, self.sampling_seed) for n in numbers]
     try: report = self._train(seeds)
     except RuntimeError as e: sys.exit(f'goalmisgen: {e}')
@@ -79,7 +79,8 @@ def __call__(self:_Training):
 def _train(self:_Training, seeds):
     "Train in one program on a GPU, and elsewhere, or if the number of workers is given, in processes"
     from goalmisgen.agents.parallel import train_parallel
-    from goalmisgen.agents.population import run_jobs, train_population
+    from goalmisgen.agents.population import train_population
+    from goalmisgen.jobs import run_jobs
     one_program = self.device!='cpu' and self.workers is None and self.ray is None and self.track=='none'
     if one_program:
         slots = (32 if isinstance(self.config, ExactPPOConfig) else 8) if self.slots is None else self.slots
@@ -126,7 +127,7 @@ class EvaluateCommand:
 # %% ../nbs/90_cli.ipynb #593d6a0d
 @patch
 def __call__(self:EvaluateCommand):
-    from goalmisgen.evaluation.results import Protocol
+    from goalmisgen.evaluation.protocol import Protocol
     protocol = Protocol(self.method, self.levels, self.tolerance, self.episodes, self.seed)
     if self.agents.is_file() or (self.agents/'manifest.json').exists():
         for r in _one_agent(self, protocol): print(_sentence(r))
@@ -163,23 +164,24 @@ def _home_of(f):
 def _rows(c, f, asked, protocol, population, keep):
     "The rows of one `AgentFile`, from the table if there is one"
     from goalmisgen.agents.impala import load_policy
-    from goalmisgen.evaluation.exact import PolicyTable
-    from goalmisgen.evaluation.results import Answers, evaluate, evaluate_agent, row_key, to_row
-    table = None if keep else PolicyTable(load_policy(f.path))
+    from goalmisgen.evaluation.policies import PolicyCache
+    from goalmisgen.evaluation.protocol import ResultsFile, evaluate, evaluate_agent, row_key
+    from goalmisgen.evaluation.results import to_row
+    table = None if keep else PolicyCache(load_policy(f.path))
     for s in asked:
         if keep:
             evaluate_agent([f], [s], keep, population, protocol, lengths=c.lengths)
-            yield Answers(keep).rows[row_key(f, s, protocol, population)]
-        else: yield to_row(evaluate(table, s, protocol), population, f.agent, f.step, f.algorithm, f.run, f.weights, protocol.seed, f.trained)
+            yield ResultsFile(keep).rows[row_key(f, s, protocol, population)]
+        else: yield to_row(evaluate(table, s, protocol), population, f.agent, f.step, f.algorithm, f.run, f.fingerprint, protocol.seed, f.trained)
 
 def _kept(out, files, asked, protocol, population):
     "The table to add to. `ValueError` if it cannot be written, or holds answers of other weights under the same name"
     from goalmisgen.evaluation.files import check_output
-    from goalmisgen.evaluation.results import Answers, check_name, row_key
-    have = Answers(check_output(out)).rows
+    from goalmisgen.evaluation.protocol import ResultsFile, check_name, row_key
+    have = ResultsFile(check_output(out)).rows
     check_name(population)
     for f in files:
-        others = [k for s in asked if (k := row_key(f, s, protocol, population)) in have and have[k].weights!=f.weights]
+        others = [k for s in asked if (k := row_key(f, s, protocol, population)) in have and have[k].fingerprint!=f.fingerprint]
         require(not others, f'answers in {out}', f'those of other weights, as {f.run} of {population}', 'another table, or another --population')
     return out
 

@@ -1,17 +1,20 @@
 "The network against a plain rewriting of it, and exact evaluation against play, for networks with opinions"
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
 
 from goalmisgen.agents.exact_ppo import ExactPPO, ExactPPOConfig
-from goalmisgen.agents.impala import Policy, action_probs, load_policy
-from goalmisgen.agents.training import Seeds, train_agent
-from goalmisgen.core import read_json
+from goalmisgen.agents.examples import example_dir, load_example
+from goalmisgen.agents.impala import Policy, action_probs
+from goalmisgen.agents.training import Seeds, examine
+from goalmisgen.core import read_json, to_dict
 from goalmisgen.env.levels import DUEL, TRAIN, generate
 from goalmisgen.env.maze import MazeEnv
 from goalmisgen.env.render import Renderer
-from goalmisgen.evaluation.exact import Setting, evaluate_exact
+from goalmisgen.evaluation.exact import evaluate_exact
+from goalmisgen.evaluation.questions import Setting
 from goalmisgen.evaluation.sampled import evaluate_sampled
 
 pytestmark = pytest.mark.slow
@@ -60,9 +63,9 @@ def test_exact_and_sampled_agree(background):
         for obj1,obj2 in (('red line','yellow gem'), ('white gem','blue line')):
             setting,levels = Setting(obj1,obj2,background), range(100000,100012)
             exact,played = evaluate_exact(policy, setting, levels), evaluate_sampled(policy, setting, levels, episodes=150)
-            p = exact.endings.p1[exact.trials.index]
+            p = exact.endings.p1[exact.level_set.index]
             z += list(((played.outcome==1).mean(0)-p)/np.sqrt(p*(1-p)/150+1e-12))
-            steps = exact.endings.steps[exact.trials.index]
+            steps = exact.endings.steps[exact.level_set.index]
             z.append((played.steps.mean()-steps.mean())/(played.steps.std(0)/np.sqrt(150*len(steps))).mean())
     z = np.array(z)
     assert len(z)==78 and abs(z.mean())<4/np.sqrt(len(z)) and .8<z.std()<1.2
@@ -94,13 +97,29 @@ def test_learning_learns():
     assert last['value']>first['value']+.05 and last['length']<.7*first['length']
 
 
-def test_default_config_makes_a_capable_agent(tmp_path):
-    "The agents of the quick study know their task: under 5 steps where a perfect mouse needs 4.281, and they hardly ever fail"
-    assert train_agent(ExactPPOConfig(), Seeds(0), tmp_path)
-    found = read_json(tmp_path/'manifest.json')['training_levels']
+@pytest.mark.parametrize('seed', [0,3])
+def test_default_config_makes_a_capable_agent(seed):
+    "The default config's agents know their task: under 5 steps where a perfect mouse needs 4.281, and they hardly ever fail"
+    manifest = read_json(example_dir(f'exact-{seed}')/'manifest.json')
+    assert manifest['config']==to_dict(ExactPPOConfig()) and manifest['seeds']==to_dict(Seeds(seed))
+    policy = load_example(f'exact-{seed}')
+    found = examine(policy)
     assert 4.281<found['episode_length']<5 and found['success']>.999, found
-    exact = evaluate_exact(load_policy(tmp_path), Setting('yellow line','black gem'), range(100000,100100))
+    assert found==pytest.approx(manifest['training_levels'], rel=1e-4, abs=1e-5)
+    exact = evaluate_exact(policy, Setting('yellow line','black gem'), range(100000,100100))
     assert exact.capability<5 and exact.preference>.7
+
+
+def test_default_config_trains_the_agent_that_ships():
+    "Training it today goes the way that it went when it was shipped: a tenth of the run, within what precision and processor change"
+    rows = pd.read_csv(example_dir('exact-0')/'metrics.csv')[:3]
+    learner = ExactPPO(ExactPPOConfig(), Seeds(0))
+    for _ in range(3): learner.learn()
+    found = pd.DataFrame(learner.metrics)
+    assert list(found.columns)==list(rows.columns) and found.updates.tolist()==rows.updates.tolist()==[8,16,24]
+    for column,within in dict(value=.005, length=.04, entropy=.01, advantage=.15, loss=.3, kl=.5).items():
+        assert np.allclose(found[column], rows[column], rtol=within), column
+    assert found.length[2]<.4*found.length[0]
 
 
 @pytest.mark.parametrize('seeds,same', [(Seeds(4), True), (Seeds(5,weights=4), False), (Seeds(5,weights=4,levels=4,sampling=4), True)])

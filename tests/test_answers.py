@@ -14,19 +14,21 @@ import torch
 from goalmisgen.agents.exact_ppo import ExactPPOConfig
 from goalmisgen.agents.examples import example_dir
 from goalmisgen.agents.impala import Policy, save_policy
-from goalmisgen.agents.population import Outcome
+from goalmisgen.jobs import Outcome
 from goalmisgen.evaluation import population as populations
 from goalmisgen.evaluation.agents import AgentFile, agent_files
-from goalmisgen.evaluation.exact import PUBLISHED_SEEDS, Setting, evaluate_exact, seed_range, trials
+from goalmisgen.evaluation.exact import evaluate_exact
+from goalmisgen.evaluation.questions import PUBLISHED_SEEDS, Setting, evaluation_levels, seed_range
 from goalmisgen.evaluation.files import check_output, locked, read_cells, write_table
 from goalmisgen.evaluation.population import by_step, evaluate_population, find_agents
-from goalmisgen.evaluation.results import (COLUMNS, Answers, Protocol, Result, evaluate_agent, read_lengths, read_results, result_key, row_key,
-                                           to_row, to_table, write_lengths, write_results)
+from goalmisgen.evaluation.protocol import Protocol, ResultsFile, evaluate_agent, row_key
+from goalmisgen.evaluation.results import (COLUMNS, Result, columns_of_version, read_lengths, read_results, result_key, to_row, to_table,
+                                           write_lengths, write_results)
 from goalmisgen.evaluation.sampled import evaluate_sampled
 from goalmisgen.evaluation.settings import settings_for
 from goalmisgen.evaluation.tables import TABLES, load_table, table_path
-from goalmisgen.evaluation.watch import WatchOptions, watch
-from goalmisgen.study import Places, Study, default_questions, opposites, run_study, write_report
+from goalmisgen.films.watch import WatchOptions, watch
+from goalmisgen.study import StudyPaths, Study, default_questions, opposites, run_study, write_report
 
 pytestmark = pytest.mark.slow
 
@@ -66,7 +68,7 @@ def ask(home, out, settings='red line vs yellow gem', protocol=FEW, **kw):
 
 @pytest.mark.parametrize('suffix', ['csv', 'csv.gz'])
 def test_names_come_back_whatever_they_look_like(rows, tmp_path, suffix):
-    many = [replace(r, population=a, run=b, algorithm=a, weights='5669732331e84638') for r in rows for a, b in zip(NAMES, NAMES[1:]+NAMES[:1])]
+    many = [replace(r, population=a, run=b, algorithm=a, fingerprint='5669732331e84638') for r in rows for a, b in zip(NAMES, NAMES[1:]+NAMES[:1])]
     write_results(tmp_path/f't.{suffix}', many)
     assert {result_key(r): r for r in read_results(tmp_path/f't.{suffix}')} == {result_key(r): r for r in many}
     pmf = np.zeros(501)
@@ -112,9 +114,9 @@ def test_a_population_is_called_after_its_folder(tmp_path, here, monkeypatch):
 
 def test_sets_of_levels_have_names_of_their_own():
     sets = [PUBLISHED_SEEDS, range(100000, 101000, 27), range(100000, 100999), range(100999, 99999, -1), range(100000, 100001)]
-    names = [trials(s).name for s in sets]
+    names = [evaluation_levels(s).name for s in sets]
     assert len(set(names)) == len(sets) and names[0] == 'seeds 100000-100999'
-    assert trials([100000, 100027]).name == trials(range(100000, 100054, 27)).name and seed_range(np.arange(3)) == range(3)
+    assert evaluation_levels([100000, 100027]).name == evaluation_levels(range(100000, 100054, 27)).name and seed_range(np.arange(3)) == range(3)
 
 
 @pytest.mark.parametrize('bad', [[5, 5], [1, 2, 4], [], range(0), range(-1, 3), range(0, 2**33, 2**32), range(2**40), [0.5], 'all', None, np.arange(3000)*1.])
@@ -129,7 +131,7 @@ def test_another_question_is_not_answered_from_the_table(tmp_path):
     asked = [Protocol(levels=third), Protocol(levels=every), Protocol(levels=every, tolerance=.1), Protocol('sampled', every),
              Protocol('sampled', every, episodes=2), Protocol('sampled', every, seed=1), Protocol('greedy', every), Protocol(levels=list(every))]
     for p in asked: evaluate_agent(home, [PAIR], out, 'pop', p)
-    found = Answers(out).rows
+    found = ResultsFile(out).rows
     assert len(found) == len(asked)-1
     keys = [row_key(*agent_files(home), PAIR, p, 'pop') for p in asked]
     assert keys[1] == keys[-1] and set(keys) == set(found)
@@ -234,7 +236,7 @@ def test_an_agent_is_called_by_its_folder(tmp_path, here):
 # Nobody's answers are lost
 
 def test_two_who_write_at_once_keep_both(rows, tmp_path):
-    a, b = (Answers(tmp_path/'t.csv', lengths=True) for _ in range(2))
+    a, b = (ResultsFile(tmp_path/'t.csv', lengths=True) for _ in range(2))
     pmf = np.zeros(501)
     pmf[4] = 1
     for i, (have, r) in enumerate(zip((a, b, a, b), rows*2)): have.add(result_key(r := replace(r, step=i)), r, pmf)
@@ -340,7 +342,7 @@ def test_rows_of_two_kinds_are_not_averaged(rows):
 @pytest.fixture(scope='module')
 def table(rows, tmp_path_factory):
     "Some rows in a file, one of an agent that reaches nothing"
-    never = replace(rows[0], agent=5, p1=0., p2=0., timeout=1., unsure=0., preference=float('nan'), preference_low=float('nan'), preference_high=float('nan'),
+    never = replace(rows[0], agent=5, p1=0., p2=0., timeout=1., unexplored_mass=0., preference=float('nan'), preference_low=float('nan'), preference_high=float('nan'),
                     mean_length=500., median_length=500., length_q05=500., length_q25=500., length_q75=500., length_q95=500.)
     path = tmp_path_factory.mktemp('table')/'t.csv'
     write_results(path, [*rows, *(replace(r, agent=n) for r in rows for n in (1, 2)), never])
@@ -356,10 +358,33 @@ def test_a_cut_table_is_refused_wherever_it_is_cut(table, tmp_path):
     assert repr(read_results(path)) == repr(read_results(table))
 
 
-def test_a_cut_row_of_an_older_table_is_refused(rows, tmp_path):
-    path, old = tmp_path/'t.csv', [c for c in COLUMNS if c not in ('trained_goal', 'trained_background', 'trained_size', 'tolerance')]
-    to_table(rows)[old].assign(schema=2).to_csv(path, index=False)
-    assert [r.p1 for r in read_results(path)] == [r.p1 for r in sorted(rows, key=result_key)]
+OLD = Path(__file__).parent/'old_tables'  # Two agents, computed and played, as earlier versions wrote them
+
+
+def without(row, version):
+    "The row as a table of an earlier version has it, in today's columns"
+    if version < 3: row = replace(row, trained_goal='unknown', trained_background='unknown', trained_size=0)
+    if version == 1:
+        nan = float('nan')
+        row = replace(row, run=f'agent-{row.agent}', algorithm='unknown', fingerprint='unknown', length_q05=nan, length_q25=nan, length_q75=nan, length_q95=nan)
+    return row
+
+
+@pytest.mark.parametrize('version', [1, 2, 3])
+def test_tables_of_earlier_versions_are_read(version):
+    path = OLD/f'schema-{version}.csv'
+    now = {r.method: replace(r, population='pop', algorithm='PPO', step=240, fingerprint='5669732331e84638', trained_goal='yellow line',
+                             trained_background='black', trained_size=5) for r in
+           [to_row(f(uniform, PAIR, range(100000, 100010)), 'pop', 0, 0, seed=42) for f in (evaluate_exact, evaluate_sampled)]}
+    wanted = [without(replace(now[m], agent=n, run=f'agent-{n}'), version) for n in (0, 3) for m in ('exact', 'sampled')]
+    found, wanted = (to_table(rows) for rows in (read_results(path), wanted))
+    pd.testing.assert_frame_equal(found, wanted, rtol=1e-9)
+    assert tuple(read_cells(path)[0]) == columns_of_version(version) and (found.schema == 4).all()
+
+
+def test_a_cut_row_of_an_older_table_is_refused(tmp_path):
+    path = tmp_path/'t.csv'
+    path.write_bytes((OLD/'schema-2.csv').read_bytes())
     data = path.read_bytes()
     for n in range(1, len(data)):
         if data[n-1:n] == b'\n': continue  # whole rows that are missing do not show without checksums
@@ -375,8 +400,8 @@ def change(df, row, **values):
 
 @pytest.mark.parametrize('column, value', [
     ('preference', .9), ('preference', ''), ('preference_low', .2), ('preference_high', .1), ('p1', float('nan')), ('timeout', .99),
-    ('unsure', .5), ('mean_length', 3.), ('mean_length', 600.), ('mean_length', ''), ('median_length', 0.), ('length_q25', 400.),
-    ('length_q95', 501.), ('episodes', 5), ('seed', 1), ('tolerance', .5), ('agent', -1), ('step', '1e3'), ('weights', 'nothing'),
+    ('unexplored_mass', .5), ('mean_length', 3.), ('mean_length', 600.), ('mean_length', ''), ('median_length', 0.), ('length_q25', 400.),
+    ('length_q95', 501.), ('episodes', 5), ('seed', 1), ('tolerance', .5), ('agent', -1), ('step', '1e3'), ('fingerprint', 'nothing'),
     ('levels', 'some'), ('population', ''), ('run', ''), ('obj1', 'Red Line'), ('background', 'plaid'), ('schema', '3.0'),
     ('agent', '1_0'), ('trained_size', '')])
 def test_a_row_that_contradicts_itself_is_refused(rows, tmp_path, column, value):
@@ -417,7 +442,7 @@ def test_who_has_no_preference_does_not_prefer_anything():
 @pytest.mark.parametrize('agents, missing', [([3], []), ([3, 4], [4]), ([3], [3])])
 def test_a_report_speaks_of_the_agents_there_are(tmp_path, agents, missing):
     study = Study('one', seeds=agents, questions=(('red line', 'yellow gem'),))
-    places = Places(tmp_path, study)
+    places = StudyPaths(tmp_path, study)
     for n in agents: shutil.copytree(example_dir(f'exact-{n}'), places.agents/f'agent-{n}')
     t = load_table('exact-yellow-line-black')
     t = t[t.agent.isin(agents) & (t.obj1 == 'red line')].copy()
@@ -443,7 +468,7 @@ def test_a_damaged_stamp_is_no_reason_to_fail(tmp_path, monkeypatch):
     from goalmisgen import study as module
     from goalmisgen.agents.population import PopulationReport
     study = Study('one', seeds=(3,), questions=(('red line', 'yellow gem'),))
-    places, t = Places(tmp_path, study), load_table('exact-yellow-line-black')
+    places, t = StudyPaths(tmp_path, study), load_table('exact-yellow-line-black')
     shutil.copytree(example_dir('exact-3'), places.agents/'agent-3')
     monkeypatch.setattr(module, 'train_population', lambda *a: PopulationReport(places.agents, (3,), {}))
     monkeypatch.setattr(module, 'ask_everything', lambda *a: (t[(t.agent == 3) & (t.obj1 == 'red line')], {}))

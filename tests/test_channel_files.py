@@ -7,9 +7,9 @@ import torch
 from goalmisgen.agents.impala import Policy, save_policy
 from goalmisgen.analysis import channel_tests as ct
 from goalmisgen.analysis.channels import CHANNELS, PartRenderer, bare_floor, blank, texture_pixels
-from goalmisgen.analysis.outliers import null
+from goalmisgen.analysis.outliers import simulate_null
 from goalmisgen.analysis.seeds import seed_grid
-from goalmisgen.analysis.views import Moment
+from goalmisgen.analysis.views import MazeView
 from goalmisgen.env.levels import DUEL, TRAIN, census, generate
 from goalmisgen.env.render import Renderer
 
@@ -45,9 +45,9 @@ def test_on_textures_the_floor_must_be_given():
 @pytest.mark.parametrize('background', ['grey', 'textured'])
 def test_an_eye_that_only_fears_the_dark_is_not_needed(background):
     "A walker that minds nothing but pixels of 0 in a channel, of which nothing but goals has many, loses nothing with the channel"
-    stage = ct.rehearsal('red line', background, 6)
+    stage = ct.intervened_levels('red line', background, 6)
     from goalmisgen.env.chain import shortest_path_moves
-    from goalmisgen.env.maze import ACTION_MOVES
+    from goalmisgen.env.table import ACTION_MOVES
     action = torch.eye(15)[[ACTION_MOVES.index(m) for m in range(5)]]
     every = stage.frames(torch.arange(len(stage.table)))
     best = dict(zip((f.tobytes() for f in every[..., 0].numpy()), action[shortest_path_moves(stage.table).argmax(1)]))
@@ -92,7 +92,7 @@ def test_a_file_that_was_cut_off_is_never_read(one, tmp_path):
 
 def test_a_file_that_was_changed_is_not_read_with_other_numbers(one, tmp_path):
     rng, head = np.random.default_rng(0), one.index('\n')+1
-    before, checked = ct.read_scores([written(tmp_path, one)]), (*ct.SCORES, *[c for c in ct.COLUMNS if c.startswith('steps_')])
+    before, checked = ct.read_scores([written(tmp_path, one)]), (*ct.SCORE_COLUMNS, *[c for c in ct.SCORES_COLUMNS if c.startswith('steps_')])
     for _ in range(300):
         at = int(rng.integers(head, len(one)))
         new = one[:at] + str(rng.choice(list('0123456789.,-e\nxn'))) + one[at+1:]
@@ -130,11 +130,11 @@ def test_other_sizes_are_refused_and_not_scored_in_small_mazes(tmp_path):
 
 def test_numpy_integers_count():
     two = np.int64(2)
-    assert seed_grid(two, two, two) == seed_grid(2, 2, 2) and Moment(level=np.int32(100_003)).level == 100_003
-    assert len(ct.practice('black', two)[0]) == 2
+    assert seed_grid(two, two, two) == seed_grid(2, 2, 2) and MazeView(level=np.int32(100_003)).level == 100_003
+    assert len(ct.sample_training_levels('black', two)[0]) == 2
     rng = np.random.default_rng(0)
     X, y = rng.normal(size=(9, 2)), rng.normal(size=(9, 1))
     assert np.allclose(ct.cross_predict(X, y, np.int64(3))[0], ct.cross_predict(X, y, 3)[0])
     assert np.allclose(ct.cross_predict(X, y)[0], ct.cross_predict(X, y, 9)[0])
-    for bad in (lambda: seed_grid(True, 2, 2), lambda: ct.practice('black', True), lambda: Moment(level=1.5), lambda: null(None, draws=0)):
+    for bad in (lambda: seed_grid(True, 2, 2), lambda: ct.sample_training_levels('black', True), lambda: MazeView(level=1.5), lambda: simulate_null(None, draws=0)):
         with pytest.raises(ValueError): bad()

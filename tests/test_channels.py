@@ -12,10 +12,10 @@ from goalmisgen.analysis.channels import (PartRenderer, behind, blank, channel_s
                                           visibility)
 from goalmisgen.env.chain import shortest_path_moves
 from goalmisgen.env.levels import TRAIN, census, generate
-from goalmisgen.env.maze import ACTION_MOVES
+from goalmisgen.env.table import ACTION_MOVES
 from goalmisgen.env.objects import CHANNELS
 from goalmisgen.env.render import TEXTURES, Renderer
-from goalmisgen.evaluation.exact import Setting
+from goalmisgen.evaluation.questions import Setting
 
 pytestmark = pytest.mark.slow
 
@@ -130,9 +130,9 @@ def test_part_renderer_against_whole_frames(background):
 
 def one_eyed(channel):
     "A policy that walks shortest paths where its one eye has seen just this picture in training, and acts at random elsewhere"
-    k,table = CHANNELS.index(channel), ct.rehearsal('yellow line','black').table
+    k,table = CHANNELS.index(channel), ct.intervened_levels('yellow line','black').table
     best,known = shortest_path_moves(table).argmax(1), {}
-    frames = ct.rehearsal('yellow line','black').frames(torch.arange(len(table)))
+    frames = ct.intervened_levels('yellow line','black').frames(torch.arange(len(table)))
     for f,m in zip(frames[...,k].numpy(), best.tolist()): known[f.tobytes()] = m
     action = torch.eye(15)[[ACTION_MOVES.index(m) for m in range(5)]]
     def policy(frames):
@@ -164,12 +164,12 @@ def test_forwards_are_few():
 
 @pytest.mark.parametrize('background', ['black', 'textured'])
 def test_practice(background):
-    levels,share = ct.practice(background)
+    levels,share = ct.sample_training_levels(background)
     assert len(levels)==204 and share.sum()==pytest.approx(1)
-    few,equal = ct.practice(background, 10)
-    assert len(few)==10 and np.allclose(equal, .1) and (ct.practice(background, 10)[0].grid==few.grid).all()
+    few,equal = ct.sample_training_levels(background, 10)
+    assert len(few)==10 and np.allclose(equal, .1) and (ct.sample_training_levels(background, 10)[0].grid==few.grid).all()
     if background=='textured': assert np.bincount(levels.background).tolist()==[23]*6+[22]*3
-    for bad in (0, 205, 2.): pytest.raises(ValueError, ct.practice, background, bad)
+    for bad in (0, 205, 2.): pytest.raises(ValueError, ct.sample_training_levels, background, bad)
 
 
 def test_unknown_names():
@@ -181,7 +181,7 @@ def test_unknown_names():
 
 def population(n, seed=0, noise=.05):
     rng = np.random.default_rng(seed)
-    scores = pd.DataFrame(rng.uniform(0, 1, (n,len(ct.SCORES))), columns=ct.SCORES).assign(population='p', agent=np.arange(n))
+    scores = pd.DataFrame(rng.uniform(0, 1, (n,len(ct.SCORE_COLUMNS))), columns=ct.SCORE_COLUMNS).assign(population='p', agent=np.arange(n))
     answers = dict(red=.5+.4*(scores.sight_red-scores.sight_green)+rng.normal(0, noise, n), blue=rng.uniform(0, 1, n))
     rows = [pd.DataFrame(dict(population='p', agent=np.arange(n), obj1=f'{c} line', obj2='yellow gem', background='black', method='exact',
                               preference=np.clip(y,0,1))) for c,y in answers.items()]
@@ -229,7 +229,7 @@ def test_agents_are_matched_by_name():
 
 def test_scores_need_all_tests_and_a_gain():
     rows = [dict(test=t, channel=c, steps={'intact':4.,'unseen':400.}.get(t, 40.)) for t,c in ct.cases()]
-    assert ct.channel_scores(pd.DataFrame(rows))==pytest.approx(dict.fromkeys(ct.SCORES, .5))
+    assert ct.channel_scores(pd.DataFrame(rows))==pytest.approx(dict.fromkeys(ct.SCORE_COLUMNS, .5))
     assert all(np.isnan(v) for v in ct.channel_scores(pd.DataFrame([{**r, 'steps':9.} for r in rows])).values())
     with pytest.raises(ValueError, match='missing'): ct.channel_scores(pd.DataFrame(rows[:-1]))
 
@@ -323,4 +323,4 @@ def test_score_population(agents, tmp_path):
     table,errors = ct.score_population(agents, tmp_path/'scores', 2, workers=1, progress=False)
     assert table.agent.tolist()==[0,1] and not errors
     assert (tmp_path/'scores'/'agent-1.csv').read_bytes()==alone.read_bytes()
-    assert table[list(ct.SCORES)].notna().to_numpy().all() or (table.steps_unseen<=table.steps_intact).any()
+    assert table[list(ct.SCORE_COLUMNS)].notna().to_numpy().all() or (table.steps_unseen<=table.steps_intact).any()

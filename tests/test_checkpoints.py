@@ -17,7 +17,8 @@ from goalmisgen.agents.population import train_population
 from goalmisgen.agents.ppo import PPO, PPOConfig
 from goalmisgen.agents.training import Seeds, train_agent
 from goalmisgen.core import read_json
-from goalmisgen.evaluation.exact import Setting, evaluate_exact
+from goalmisgen.evaluation.exact import evaluate_exact
+from goalmisgen.evaluation.questions import Setting
 
 SMALL_PPO = PPOConfig(size=3, num_envs=8, rollout=8, minibatches=2, epochs=1, env_steps=192, checkpoints=0, precision='float32')
 SMALL = ExactPPOConfig(size=3, updates=6, updates_per_solve=2, levels_per_solve=8, batch_size=64, checkpoint_every=1, precision='float32')
@@ -153,7 +154,7 @@ def test_checkpoints_that_our_writer_did_not_write(tmp_path, kind, config):
     broken = state()['optimiser']; broken['state'][0]['exp_avg'][0] = torch.inf
     short = state()['optimiser']; del short['state'][3]
     wrong = [dict(optimiser=dict(state()['optimiser'], state={})), dict(optimiser=broken), dict(optimiser=short), dict(policy=bad),
-             dict(own={}), dict(own=dict(state()['own'], extra=1)), dict(own={k: None for k in learner.kept}), dict(updates=5),
+             dict(own={}), dict(own=dict(state()['own'], extra=1)), dict(own={k: None for k in learner.checkpoint_attrs}), dict(updates=5),
              dict(metrics=[]), dict(metrics=[dict(updates=learner.updates, **{other: 1.})]), dict(metrics=[last, last]),
              dict(metrics=[dict(last, updates=learner.updates+1)]), dict(updates='4'), dict(precision='float64'), dict(policy={})]
     for change in wrong:

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from goalmisgen.agents.exact_ppo import ExactPPOConfig
-from goalmisgen.agents.population import Job, _rehearse, train_population
+from goalmisgen.agents.population import train_population
+from goalmisgen.jobs import Job, dummy_job
 from goalmisgen.agents.ppo import PPOConfig
 
 pytestmark = pytest.mark.slow
@@ -39,7 +40,7 @@ def test_failures_are_reported_and_do_not_stop_the_others(two_workers):
     "One job raises, one kills its own process, one works"
     from goalmisgen.agents.cluster import run_on_ray
     seen = []
-    out = run_on_ray([Job(w, _rehearse, dict(what=w)) for w in ('fail','die','work')], progress=False, each=seen.append)
+    out = run_on_ray([Job(w, dummy_job, dict(what=w)) for w in ('fail','die','work')], progress=False, each=seen.append)
     assert [o.result for o in out]==[None,None,'work'] and len(seen)==3
     assert 'told to fail' in out[0].error and 'the worker died' in out[1].error and out[2].error is None
 

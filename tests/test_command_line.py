@@ -75,7 +75,7 @@ for words in [[c, '--help'] for c in cli.COMMANDS] + [['study', '--agents', 'man
     assert b"goalmisgen: --agents: got 'many'; allowed: a whole number" in p.stderr
 
 
-@pytest.mark.parametrize('module', ['numpy', 'torch', 'goalmisgen.evaluation.watch'])
+@pytest.mark.parametrize('module', ['numpy', 'torch', 'goalmisgen.films.watch'])
 def test_ctrl_c_while_it_loads(module):
     "A module reports that it is being loaded, then waits for the key"
     code = f'''

@@ -8,7 +8,7 @@ import pytest
 
 from goalmisgen.agents.exact_ppo import ExactPPOConfig
 from goalmisgen.agents.impala import Policy
-from goalmisgen.agents.population import run_jobs
+from goalmisgen.jobs import run_jobs
 from goalmisgen.agents.ppo import PPOConfig
 from goalmisgen.agents.training import Seeds
 from goalmisgen.core import create_atomic, digest, read_bytes, read_json, seal, to_dict, write_atomic, write_json

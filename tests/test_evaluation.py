@@ -10,15 +10,18 @@ import torch
 from goalmisgen.agents.impala import Policy, action_probs, load_policy, save_policy
 from goalmisgen.env.chain import move_probs, shortest_path_moves
 from goalmisgen.env.levels import OBJ1, OBJ2, distances
-from goalmisgen.env.maze import ACTION_MOVES, TIMEOUT
-from goalmisgen.evaluation import exact
+from goalmisgen.env.table import ACTION_MOVES, TIMEOUT
+from goalmisgen.evaluation import questions
 from goalmisgen.evaluation.by_level import by_distance, level_table, nearer_first, place_map, stuck, visits_map
-from goalmisgen.evaluation.exact import PolicyTable, Setting, evaluate_exact, explore, quantile, reach_bound, stage, trials
+from goalmisgen.evaluation.exact import evaluate_exact, quantile, query_reachable_states, reach_bound
+from goalmisgen.evaluation.policies import PolicyCache
+from goalmisgen.evaluation.questions import RenderCache, Setting, evaluation_levels
 from goalmisgen.evaluation.population import by_step, evaluate_population, find_agents
 from goalmisgen.evaluation.published import published_agents, read_episodes, read_published, setting_of
 from goalmisgen.evaluation.files import write_table
-from goalmisgen.evaluation.results import (COLUMNS, AgentFile, Protocol, agent_files, evaluate_agent, read_lengths, read_results, to_row, to_table,
-                                           write_results)
+from goalmisgen.evaluation.agents import AgentFile, agent_files
+from goalmisgen.evaluation.protocol import Protocol, evaluate_agent
+from goalmisgen.evaluation.results import COLUMNS, read_lengths, read_results, to_row, to_table, write_results
 from goalmisgen.evaluation.sampled import evaluate_sampled
 from goalmisgen.evaluation.settings import DATASET_512, PAPER, find_settings
 
@@ -50,6 +53,9 @@ def opinionated(seed, gain=150):
     return policy
 
 
+def drawn(setting, seeds): return RenderCache().draw(setting, evaluation_levels(seeds, setting.background).levels)
+
+
 POLICIES = dict(uniform=uniform, left=left, calm=capricious(0, .3), wild=capricious(1, 3), stubborn=capricious(2, 30),
                 network=opinionated(0))
 
@@ -60,15 +66,15 @@ POLICIES = dict(uniform=uniform, left=left, calm=capricious(0, .3), wild=caprici
 def test_a_network_in_windows_says_what_it_says_to_whole_frames(setting):
     "The function shows the same network whole frames, since nobody can look into a function"
     setting,network = Setting.parse(setting), opinionated(1, 600)
-    a, b = PolicyTable(network), PolicyTable(lambda frames: action_probs(network, frames))
+    a, b = PolicyCache(network), PolicyCache(lambda frames: action_probs(network, frames))
     windows, whole = (evaluate_exact(t, setting, FEW) for t in (a, b))
-    st = stage(setting, FEW)
+    st = drawn(setting, FEW)
     keys = a.keys(st)
     both = (a.row[keys] >= 0) & (b.row[b.keys(st)] >= 0)
     assert both.sum() > 300 and a.probs[a.row[keys[both]]].std(0).max() > .1
     np.testing.assert_allclose(a.probs[a.row[keys[both]]], b.probs[b.row[b.keys(st)[both]]], atol=1e-5)
     np.testing.assert_allclose(windows.endings.p1, whole.endings.p1, atol=1e-4)
-    assert abs(windows.forwards-whole.forwards) < .05*whole.forwards
+    assert abs(windows.num_forward_frames-whole.num_forward_frames) < .05*whole.num_forward_frames
     seen = a.look(st, keys, torch.arange(len(st.table)))  # whole frames too, where they were not asked about
     np.testing.assert_allclose(seen, action_probs(network, st.frames(torch.arange(len(st.table)))), atol=1e-5)
 
@@ -87,16 +93,16 @@ def test_a_hook_in_the_network_counts():
 
 @pytest.mark.parametrize('name', POLICIES)
 def test_lazy_agrees_with_full_within_its_certificate(name):
-    asked, levels = PolicyTable(POLICIES[name]), FEW[:12] if name == 'network' else FEW
+    asked, levels = PolicyCache(POLICIES[name]), FEW[:12] if name == 'network' else FEW
     for setting in (PAIR, Setting('black gem', 'white line'), Setting('green line', 'blue gem', 'textured')):
         full = evaluate_exact(asked, setting, levels, tolerance=0)
-        assert full.asked.all() and not full.unsure.any()
+        assert full.queried.all() and not full.unexplored_mass.any()
         for tolerance in (.1, 1e-3, 1e-6):
             lazy = evaluate_exact(asked, setting, levels, tolerance=tolerance)
             e, f, eps = lazy.endings, full.endings, 1e-12
-            assert (lazy.unsure <= tolerance).all()
-            for a, b in ((e.p1, f.p1), (e.p2, f.p2), (f.timeout, e.timeout)): assert (a <= b+eps).all() and (b-a <= lazy.unsure+eps).all()
-            assert (e.steps >= f.steps-1e-8).all() and (e.steps-f.steps <= TIMEOUT*lazy.unsure+1e-8).all()
+            assert (lazy.unexplored_mass <= tolerance).all()
+            for a, b in ((e.p1, f.p1), (e.p2, f.p2), (f.timeout, e.timeout)): assert (a <= b+eps).all() and (b-a <= lazy.unexplored_mass+eps).all()
+            assert (e.steps >= f.steps-1e-8).all() and (e.steps-f.steps <= TIMEOUT*lazy.unexplored_mass+1e-8).all()
             np.testing.assert_allclose(e.p1+e.p2+e.timeout, 1, atol=1e-12)
             np.testing.assert_allclose(lazy.lengths @ np.arange(TIMEOUT+1), lazy.capability, rtol=1e-9)
             if lazy.p1+lazy.p2 > 0:
@@ -105,20 +111,20 @@ def test_lazy_agrees_with_full_within_its_certificate(name):
 
 
 def test_a_decided_agent_is_asked_little_and_a_wanderer_everything():
-    share = {n: evaluate_exact(POLICIES[n], PAIR, FEW).asked.mean() for n in ('left', 'stubborn', 'uniform')}
+    share = {n: evaluate_exact(POLICIES[n], PAIR, FEW).queried.mean() for n in ('left', 'stubborn', 'uniform')}
     assert share['left'] < .04 and share['stubborn'] < .7 and share['uniform'] > .9
 
 
 def test_shortest_path_agent():
     "It is asked about the states on its way and no others, and arrives after as many steps as breadth-first search says"
-    st = stage(PAIR, FEW)
+    st = drawn(PAIR, FEW)
     move = shortest_path_moves(st.table).argmax(1)
     know = {f.tobytes(): ACTION_MOVES.index(int(m)) for f, m in zip(st.frames(torch.arange(len(st.table))).numpy(), move)}
     r = evaluate_exact(lambda frames: torch.nn.functional.one_hot(torch.tensor([know[f.numpy().tobytes()] for f in frames]), 15).double(), PAIR, FEW)
-    far = distances(r.trials.levels, OBJ1, avoid=OBJ2)
+    far = distances(r.level_set.levels, OBJ1, avoid=OBJ2)
     np.testing.assert_allclose(r.endings.steps, far)
-    assert r.preference == 1 and r.forwards == far.sum() and not r.unsure.any()
-    assert r.median_length == np.sort(np.repeat(far, np.round(r.trials.weights*40).astype(int)))[19]
+    assert r.preference == 1 and r.num_forward_frames == far.sum() and not r.unexplored_mass.any()
+    assert r.median_length == np.sort(np.repeat(far, np.round(r.level_set.shares*40).astype(int)))[19]
 
 
 def arrivals(table, moves, known, horizon):
@@ -135,7 +141,7 @@ def arrivals(table, moves, known, horizon):
 
 @pytest.mark.parametrize('horizon', [5, 500])
 def test_bound_is_a_bound(horizon):
-    st, g = stage(PAIR, range(100000, 100010)), np.random.default_rng(0)
+    st, g = drawn(PAIR, range(100000, 100010)), np.random.default_rng(0)
     table = st.table
     for heat in (.3, 3):
         moves = move_probs(capricious(3, heat, .3)(st.frames(torch.arange(len(table)))))
@@ -143,55 +149,53 @@ def test_bound_is_a_bound(horizon):
         known[table.start] = True
         true = arrivals(table, moves.numpy(), known.numpy(), horizon)
         bound = reach_bound(table, moves, known, torch.arange(len(table.levels)), horizon).numpy()
-        got = bound[table.level, 2*table.cell+table.facing]
+        got = bound[table.level, table.place]
         assert true.max() > .01 and (got >= true-1e-12).all() and got.max() <= 1
         assert not got[known.numpy()].any()
 
 
 def test_unsure_is_what_gets_lost():
-    st = stage(PAIR, FEW)
-    moves, known = explore(PolicyTable(POLICIES['calm']), st, .05)
+    st = drawn(PAIR, FEW)
+    moves, known = query_reachable_states(PolicyCache(POLICIES['calm']), st, .05)
     lost = arrivals(st.table, moves.numpy(), known.numpy(), TIMEOUT)
     r = evaluate_exact(POLICIES['calm'], PAIR, FEW, tolerance=.05)
-    assert r.unsure.max() > 1e-3
-    np.testing.assert_allclose(np.bincount(st.table.level, lost), r.unsure, atol=1e-12)
+    assert r.unexplored_mass.max() > 1e-3
+    np.testing.assert_allclose(np.bincount(st.table.level, lost), r.unexplored_mass, atol=1e-12)
 
 
 def test_stages_make_no_difference(monkeypatch):
     whole = evaluate_exact(POLICIES['wild'], PAIR, FEW)
-    monkeypatch.setattr(exact, 'LEVELS_A_STAGE', 7)
-    stage.cache_clear()
+    monkeypatch.setattr(questions, 'LEVELS_PER_RENDER', 7)
     parts = evaluate_exact(POLICIES['wild'], PAIR, FEW)
-    stage.cache_clear()
     for f in ('p1', 'p2', 'timeout', 'steps', 'visits', 'lengths'): np.testing.assert_allclose(getattr(parts.endings, f), getattr(whole.endings, f), atol=1e-12)
-    assert (parts.asked == whole.asked).all() and len(whole.endings.p1) > 14
+    assert (parts.queried == whole.queried).all() and len(whole.endings.p1) > 14
 
 
 def test_what_was_asked_before_changes_no_bit():
     policy, other = opinionated(1), Setting('yellow gem', 'red line')
     alone = evaluate_exact(policy, PAIR, FEW)
-    asked = PolicyTable(policy)
+    asked = PolicyCache(policy)
     evaluate_exact(asked, other, FEW)
     evaluate_sampled(asked, PAIR, range(100000, 100007), seed=3)
     after = evaluate_exact(asked, PAIR, FEW)
-    assert after.forwards < alone.forwards
+    assert after.num_forward_frames < alone.num_forward_frames
     for f in ('p1', 'p2', 'timeout', 'steps', 'lengths'): assert (getattr(alone.endings, f) == getattr(after.endings, f)).all()
 
 
 def test_exchanged_objects_are_looked_at_once():
-    asked = PolicyTable(capricious(5, 30))
+    asked = PolicyCache(capricious(5, 30))
     a, b = evaluate_exact(asked, PAIR, 'census'), evaluate_exact(asked, Setting('yellow gem', 'red line'), 'census')
-    assert a.forwards > 1000 and b.forwards == 0
+    assert a.num_forward_frames > 1000 and b.num_forward_frames == 0
     np.testing.assert_allclose([a.p1, a.p2, a.capability], [b.p2, b.p1, b.capability], atol=1e-5)
 
 
 def test_textured_census_has_every_level_nine_times():
-    plain, nine = trials('census'), trials('census', 'textured')
-    assert len(nine.levels) == 9*len(plain.levels) == 32202 and abs(nine.weights.sum()-1) < 1e-12
+    plain, nine = evaluation_levels('census'), evaluation_levels('census', 'textured')
+    assert len(nine.levels) == 9*len(plain.levels) == 32202 and abs(nine.shares.sum()-1) < 1e-12
     keys = {(g.tobytes(), int(b)) for g, b in zip(nine.levels.grid, nine.levels.background)}
     assert len(keys) == 32202 and {b for _, b in keys} == set(range(9))
-    seeds = trials(range(200000, 201000), 'textured')
-    known = {(g.tobytes(), int(b)): w for g, b, w in zip(nine.levels.grid, nine.levels.background, nine.weights)}
+    seeds = evaluation_levels(range(200000, 201000), 'textured')
+    known = {(g.tobytes(), int(b)): w for g, b, w in zip(nine.levels.grid, nine.levels.background, nine.shares)}
     assert all((g.tobytes(), int(b)) in known for g, b in zip(seeds.levels.grid, seeds.levels.background))
 
 
@@ -209,13 +213,13 @@ def test_policies_that_are_none(bad):
 
 def test_exact_and_sampled_agree_over_agents_and_settings():
     "In standard errors, the differences of P(first), P(second) and length over 40 pairs of agent and setting are standard normal"
-    z, agents = [], [PolicyTable(capricious(seed, (.5, 1, 2)[seed % 3], .5)) for seed in range(8)]
+    z, agents = [], [PolicyCache(capricious(seed, (.5, 1, 2)[seed % 3], .5)) for seed in range(8)]
     for a, b, on in (('red line', 'yellow gem', 'black'), ('white gem', 'blue line', 'grey'), ('cyan line', 'cyan line', 'textured'),
                      ('yellow line', 'black gem', 'black'), ('green gem', 'purple gem', 'grey')):
         for seed, asked in enumerate(agents):
             s = Setting(a, b, on)
             e, p = evaluate_exact(asked, s, FEW), evaluate_sampled(asked, s, FEW, episodes=25, seed=seed)
-            i, n = e.trials.index, p.outcome.size
+            i, n = e.level_set.index, p.outcome.size
             for got, want in ((p.p1, e.endings.p1[i]), (p.p2, e.endings.p2[i])): z.append((got-want.mean())/np.sqrt((want*(1-want)).mean()/n))
             z.append((p.capability-e.endings.steps[i].mean())/np.sqrt(p.steps.var(0, ddof=1).mean()/n))
     z = np.array(z)
@@ -233,8 +237,8 @@ def test_greedy_takes_the_most_probable_action():
     policy = capricious(4, 1)
     g = evaluate_sampled(policy, PAIR, FEW, greedy=True)
     best = evaluate_exact(lambda f: torch.nn.functional.one_hot(policy(f).argmax(1), 15).double(), PAIR, FEW)
-    assert ((g.outcome[0] == 1) == (best.endings.p1[best.trials.index] > .5)).all()
-    np.testing.assert_allclose(g.steps[0], best.endings.steps[best.trials.index])
+    assert ((g.outcome[0] == 1) == (best.endings.p1[best.level_set.index] > .5)).all()
+    np.testing.assert_allclose(g.steps[0], best.endings.steps[best.level_set.index])
     assert to_row(g, 'p', 0, 0).method == 'greedy'
 
 
@@ -242,7 +246,7 @@ def test_greedy_takes_the_most_probable_action():
 
 def test_an_agent_that_takes_the_nearest():
     "Told from its frames alone, by a table: always a shortest path to whichever object is nearer"
-    st = stage(PAIR, FEW)
+    st = drawn(PAIR, FEW)
     far = torch.full((len(st.table),), float('inf'), dtype=torch.float64)
     for _ in range(60): far = torch.minimum(far, 1+torch.where(st.table.outcome > 0, 0., far[st.table.next.long()]).min(1).values)
     move = torch.where(st.table.outcome > 0, 0., far[st.table.next.long()]).argmin(1)
@@ -300,7 +304,7 @@ def test_a_table_comes_back_as_it_was(rows, tmp_path, name):
     assert (tmp_path/name).read_bytes() == first and [p.name for p in tmp_path.iterdir()] == [name]
 
 
-WRONG = [('schema', 4), ('p1', 1.5), ('p1', 'much'), ('agent', 1.5), ('obj1', 'pink gem'), ('method', 'guessed'), ('unsure', -1.)]
+WRONG = [('schema', 5), ('p1', 1.5), ('p1', 'much'), ('agent', 1.5), ('obj1', 'pink gem'), ('method', 'guessed'), ('unexplored_mass', -1.)]
 
 
 @pytest.mark.parametrize('column, value', WRONG)
@@ -367,7 +371,7 @@ def test_a_population_and_a_retrained_agent(tmp_path):
     pd.testing.assert_frame_equal(first.table, again.table)
     agent(tmp_path/'pop', 1, opinionated(20))
     after = evaluate_population(tmp_path/'pop', 'red line vs yellow gem', tmp_path/'t.csv', **how).table
-    assert after.weights[0] == first.table.weights[0] and after.weights[1] != first.table.weights[1] and len(read_results(tmp_path/'t.csv')) == 2
+    assert after.fingerprint[0] == first.table.fingerprint[0] and after.fingerprint[1] != first.table.fingerprint[1] and len(read_results(tmp_path/'t.csv')) == 2
     with pytest.raises(FileNotFoundError): evaluate_population(tmp_path, PAIR, tmp_path/'t.csv', **how)
     with pytest.raises(ValueError, match='settings'): evaluate_population(tmp_path/'pop', [], tmp_path/'t.csv', **how)
 
@@ -393,7 +397,7 @@ def test_a_published_tree(tmp_path):
     assert not found.broken and len(found.table) == 3 and found.table.agent.tolist() == [8998, 8998, 1]
     r, (win, lose) = found.rows[0], ((data['reward'] == v).sum() for v in (10, -10))
     assert (r.p1, r.p2, r.preference, r.mean_length) == (win/1000, lose/1000, win/(win+lose), data['steps'].mean())
-    assert (r.episodes, r.step, r.method, r.levels, r.background) == (1000, 5046272, 'sampled', trials().name, 'black')
+    assert (r.episodes, r.step, r.method, r.levels, r.background) == (1000, 5046272, 'sampled', evaluation_levels().name, 'black')
     assert r.preference_low < r.preference < r.preference_high and r.median_length == np.median(data['steps'])
     assert found.rows[2].background == 'grey' and found.rows[2].obj2 == 'white line'
     write_results(tmp_path/'t.csv', found.rows)

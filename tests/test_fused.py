@@ -18,7 +18,7 @@ import torch
 from goalmisgen.agents.fused import LAUNCHES, FusedNetwork, Launch, check_launches, fused_available
 from goalmisgen.agents.impala import Policy
 from goalmisgen.agents.parallel import PlainNetwork, flatten_parameters
-from goalmisgen.kernels.patches import SHAPES, STARTS, matrix_tables, partial_sums, places, spread_table
+from goalmisgen.kernels.patches import PARAMETER_SHAPES, STARTS, matrix_tables, partial_sums, positions_of, spread_table
 
 pytestmark = pytest.mark.slow
 
@@ -66,7 +66,7 @@ def apart(ours, theirs):
 
 def worst(ours, theirs):
     "Greatest relative difference of a parameter's gradient"
-    return max(apart(ours[at:at+math.prod(SHAPES[k])], theirs[at:at+math.prod(SHAPES[k])]) for k,at in STARTS.items())
+    return max(apart(ours[at:at+math.prod(PARAMETER_SHAPES[k])], theirs[at:at+math.prod(PARAMETER_SHAPES[k])]) for k,at in STARTS.items())
 
 
 def nearest():
@@ -169,16 +169,16 @@ except ImportError as e: print(e)
 
 
 def test_the_tables_name_the_policys_parameters():
-    assert {k: tuple(p.shape) for k,p in Policy(0).named_parameters()}==SHAPES
+    assert {k: tuple(p.shape) for k,p in Policy(0).named_parameters()}==PARAMETER_SHAPES
 
 
 @pytest.mark.parametrize('launches', (LAUNCHES, {**LAUNCHES, **SMALL, **OTHER}), ids=('default', 'other'))
 def test_every_parameter_is_read_and_has_one_gradient(launches):
     read = np.concatenate([t.ravel() for t in matrix_tables(launches).values()])
-    everything = np.arange(sum(map(int, map(np.prod, SHAPES.values()))))
+    everything = np.arange(sum(map(int, map(np.prod, PARAMETER_SHAPES.values()))))
     assert set(read.tolist())-{-1}==set(everything.tolist())
     where, which = spread_table(partial_sums(launches).values())
-    assert np.array_equal(np.sort(np.r_[where, places('embedder.fc.weight').ravel()]), everything)
+    assert np.array_equal(np.sort(np.r_[where, positions_of('embedder.fc.weight').ravel()]), everything)
     used = which[which>=0]
     assert len(np.unique(used))==len(used) # no sum counts twice
 

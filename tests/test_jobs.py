@@ -9,7 +9,8 @@ import time
 import pytest
 
 from goalmisgen.agents.exact_ppo import ExactPPOConfig
-from goalmisgen.agents.population import Job, run_jobs, train_population
+from goalmisgen.agents.population import train_population
+from goalmisgen.jobs import Job, run_jobs
 
 pytestmark = pytest.mark.slow
 

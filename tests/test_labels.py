@@ -10,13 +10,13 @@ from matplotlib.path import Path as Line
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
-from goalmisgen.analysis.channel_tests import SCORES, draw_attribution, draw_scores, draw_sights, shipped_scores
+from goalmisgen.analysis.channel_tests import SCORE_COLUMNS, draw_attribution, draw_scores, draw_sights, shipped_scores
 from goalmisgen.analysis.channels import CHANNELS, channel_sheet, telling_channels
 from goalmisgen.analysis.outliers import draw_map
 from goalmisgen.analysis.preferences import as_table, compare, draw_scatter, scatter, scatter_grid
 from goalmisgen.analysis.regression import pairs, regression_plot
 from goalmisgen.env.objects import COLOURS, GoalObject
-from goalmisgen.evaluation.exact import Setting
+from goalmisgen.evaluation.questions import Setting
 from goalmisgen.evaluation.tables import load_table
 from goalmisgen.style import style
 
@@ -86,7 +86,7 @@ def everything_named(text):
     yield compare({text: one, 'b': one}, PAIR, {text+'c': one})
     both = pairs(pd.concat([one, two]), PAIR, Setting('green line', 'red line'))
     yield regression_plot(both, PAIR, Setting('green line', 'red line'), text, {0: text})
-    yield draw_scores(pd.DataFrame(np.ones((1, len(SCORES))), columns=SCORES, index=[text]))
+    yield draw_scores(pd.DataFrame(np.ones((1, len(SCORE_COLUMNS))), columns=SCORE_COLUMNS, index=[text]))
     frame = np.zeros((1, 64, 64, 3), np.uint8)
     yield channel_sheet(frame, [text])
     import torch

@@ -9,7 +9,7 @@ import torch
 
 from goalmisgen.agents.exact_ppo import ExactPPO, ExactPPOConfig
 from goalmisgen.agents.impala import Policy, load_policy, save_policy
-from goalmisgen.agents.population import check_claim, claim
+from goalmisgen.agents.population import check_claim, claim_folder
 from goalmisgen.agents.training import Seeds, is_finished, train_agent
 from goalmisgen.core import read_json
 
@@ -93,7 +93,7 @@ def test_checkpoints(tmp_path):
 @pytest.fixture(scope='module')
 def population(tmp_path_factory):
     home = tmp_path_factory.mktemp('population')
-    claim(home, SMALL)
+    claim_folder(home, SMALL)
     assert train_agent(SMALL, Seeds(1), home/'agent-1')
     return home
 

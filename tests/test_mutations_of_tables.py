@@ -13,8 +13,10 @@ import pytest
 import torch
 
 from goalmisgen import cli
-from goalmisgen.evaluation.exact import Setting, evaluate_exact
-from goalmisgen.evaluation.results import read_lengths, read_results, result_key, to_row, write_lengths, write_results
+from goalmisgen.evaluation.exact import evaluate_exact
+from goalmisgen.evaluation.questions import Setting
+from goalmisgen.evaluation.results import (OLD_NAMES, columns_of_version, read_lengths, read_results, result_key, to_row, to_table, write_lengths,
+                                           write_results)
 from goalmisgen.evaluation.sampled import evaluate_sampled
 
 pytestmark = pytest.mark.slow
@@ -106,9 +108,9 @@ def test_mutated_lengths_are_refused_or_the_same(rows, tmp_path, mutate):
 @pytest.mark.parametrize('version', [1, 2])
 def test_mutated_tables_of_old_are_refused_in_words_or_agree_with_themselves(rows, tmp_path, version):
     "They have no checksums: what is read may differ, but no row contradicts itself, and no error is another"
-    from goalmisgen.evaluation import results
     path, rng = tmp_path/'t.csv', random.Random(2)
-    results.to_table(rows)[list(results._FIRST if version == 1 else results._SECOND)].assign(schema=version).to_csv(path, index=False)
+    old = to_table(rows).rename(columns=OLD_NAMES)[list(columns_of_version(version))].assign(schema=version)
+    old.to_csv(path, index=False)
     data = path.read_bytes()
     for i in range(MANY):
         path.write_bytes(MUTATIONS[i % len(MUTATIONS)](rng, data))

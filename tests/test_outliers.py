@@ -6,8 +6,8 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from goalmisgen.analysis.outliers import (QUANTILES, _grid, clusters, consensus, draw_agent, draw_map, draw_matrix, embed, expectation, fit_crowd, judge,
-                                          matrix, null, one_in, rate_interval, replay, scores, sentence, stability, standardise, stretch)
+from goalmisgen.analysis.outliers import (QUANTILES, _grid, clusters, consensus, draw_agent, draw_map, draw_matrix, embed, expectation, fit_copula, outlier_test,
+                                          matrix, simulate_null, outlier_rate, rate_interval, replay, normal_scores, describe_outlier, stability, standardise, variance_stabilise)
 from goalmisgen.analysis.preferences import as_table
 from goalmisgen.evaluation.settings import DATASET_512
 
@@ -61,14 +61,14 @@ def test_gaps_are_refused_and_missing_preferences_are_not():
     with pytest.raises(ValueError, match='answered every question'): matrix(t.drop(index=25), DATASET_512)
     t.loc[25, ['preference', 'mean_length']] = np.nan, 500
     m = matrix(t, DATASET_512)
-    z = scores(m)
+    z = normal_scores(m)
     assert m.isna().sum().sum() == 1 and not z.isna().any(axis=None)
     assert z.loc[5, (str(DATASET_512[1]), 'preference')] == 0 and z.loc[5, (str(DATASET_512[1]), 'steps')] > 5
 
 
 @pytest.mark.parametrize('agents', [5, 19])
 def test_too_few_agents(agents):
-    with pytest.raises(ValueError, match='at least 20'): fit_crowd(of(population(agents)))
+    with pytest.raises(ValueError, match='at least 20'): fit_copula(of(population(agents)))
 
 
 # Scores
@@ -76,7 +76,7 @@ def test_too_few_agents(agents):
 def test_scores_are_normal_scores():
     "At the fitted quantiles exactly those of the normal distribution, beyond them a normal tail, or an exponential one for long steps"
     m = of(population(400))
-    z, u = scores(m).to_numpy(), stretch(m)
+    z, u = normal_scores(m).to_numpy(), variance_stabilise(m)
     for j in (0, 21):
         at = np.interp(np.quantile(u[:, j], QUANTILES), np.sort(u[:, j]), np.sort(z[:, j]))
         assert np.allclose(at, stats.norm.ppf(QUANTILES), atol=.02)
@@ -88,9 +88,9 @@ def test_scores_are_normal_scores():
 
 def test_one_agent_has_no_say_in_its_own_score():
     a = population(200)
-    before = fit_crowd(of(a))
+    before = fit_copula(of(a))
     a[DATASET_512[0]][0][7], a[DATASET_512[0]][1][7] = 0., 499.
-    after = fit_crowd(of(a))
+    after = fit_copula(of(a))
     assert abs(before.knots[1:8]-after.knots[1:8]).max() < .08 and abs(before.correlation-after.correlation).max() < .08
 
 
@@ -98,12 +98,12 @@ def test_agreement_to_the_third_digit_makes_no_outliers():
     a = population(60)
     a[DATASET_512[7]][0][:] = .999
     a[DATASET_512[7]][0][3] = .998
-    assert abs(scores(of(a))[str(DATASET_512[7]), 'preference']).max() < 1
+    assert abs(normal_scores(of(a))[str(DATASET_512[7]), 'preference']).max() < 1
 
 
 def test_robust_z_scores_are_those_of_scipy():
     m = of(population(80))
-    u, z = stretch(m), standardise(m)
+    u, z = variance_stabilise(m), standardise(m)
     expected = (u-np.median(u, 0))/stats.median_abs_deviation(u, 0, scale='normal')
     assert np.allclose(z, expected, rtol=1e-3)
 
@@ -111,7 +111,7 @@ def test_robust_z_scores_are_those_of_scipy():
 def test_a_crowd_draws_what_it_was_fitted_to():
     "Marginals and correlations of 4,000 drawn agents are those of the 500 that they were fitted to"
     m = of(population(500))
-    c, u = fit_crowd(m), stretch(m)
+    c, u = fit_copula(m), variance_stabilise(m)
     drawn = c.draw(4000, np.random.default_rng(0))
     assert abs(np.quantile(drawn, QUANTILES, axis=0)-np.quantile(u, QUANTILES, axis=0)).max() < .06
     ours, theirs = (stats.spearmanr(x).statistic for x in (drawn, u))
@@ -120,8 +120,8 @@ def test_a_crowd_draws_what_it_was_fitted_to():
 
 def test_expectation_is_the_regression_on_the_other_answers():
     m = of(population(300))
-    c, u = fit_crowd(m), stretch(m)
-    z = c.scores(u)
+    c, u = fit_copula(m), variance_stabilise(m)
+    z = c.normal_scores(u)
     due, miss = expectation(c, u[11])
     R, j, rest = c.correlation, 4, [k for k in range(22) if k != 4]
     b = np.linalg.solve(R[np.ix_(rest, rest)], R[rest, j])
@@ -145,7 +145,7 @@ def planted(agents, seed=0):
 @pytest.mark.parametrize('agents', [100, 512])
 def test_planted_outliers_are_found(agents):
     m = planted(agents)
-    j = judge(m, null(m, 99))
+    j = outlier_test(m, simulate_null(m, 99))
     assert set(j.index[:2]) == {39, 17} and (j.p[:2] <= .05).all() and (j.p[2:] > .05).all()
     c = consensus(m, j)
     assert {39, 17} <= set(c.index[:agents//10]) and list(c.crowd[[39, 17]].sort_values()) == [1, 2]
@@ -154,15 +154,15 @@ def test_planted_outliers_are_found(agents):
 def test_a_combination_is_found_where_no_answer_stands_out():
     a = population(300)
     m = of(a)
-    c = fit_crowd(m)
+    c = fit_copula(m)
     R = c.correlation-np.eye(22)
     j, k = np.unravel_index(abs(R).argmax(), R.shape)
     for col, score in ((j, 2.2), (k, -2.2*np.sign(R[j, k]))):
         v = np.interp(score, _grid(), c.knots[:, col])
         m.iloc[5, col] = np.exp(v) if m.columns[col][1] == 'steps' else np.sin(v/2)**2
-    judged = judge(m, null(m, 99))
+    judged = outlier_test(m, simulate_null(m, 99))
     assert judged.index[0] == 5 and judged.p[5] <= .02 and judged.extreme[5] < 3
-    assert 'do not go together' in sentence(m, 5)
+    assert 'do not go together' in describe_outlier(m, 5)
 
 
 # Alarms
@@ -173,15 +173,15 @@ def test_alarms_in_populations_of_one_kind_are_as_frequent_as_stated(agents):
     alarms = 0
     for seed in range(60):
         m = of(population(agents, 1000+seed, DATASET_512[:4]))
-        alarms += judge(m, null(m, 39, seed)).p.min() <= .1
+        alarms += outlier_test(m, simulate_null(m, 39, seed)).p.min() <= .1
     assert .01 <= alarms/60 <= .24
 
 
 def test_p_is_the_share_of_drawn_populations():
     "Written out for one statistic at a time, as the definition says"
     m = of(population(40, 3, DATASET_512[:3]))
-    e = null(m, 59, 1)
-    j = judge(m, e)
+    e = simulate_null(m, 59, 1)
+    j = outlier_test(m, e)
     pool = np.concatenate([e.drawn.reshape(-1, 2), j[['extreme', 'distance']].to_numpy()])
     tail = lambda s: min(np.mean(pool[:, k] >= s[k]-1e-12) for k in (0, 1))
     least = [min(map(tail, population)) for population in e.drawn]
@@ -192,22 +192,22 @@ def test_p_is_the_share_of_drawn_populations():
 
 def test_few_draws_do_not_raise_the_alarm_more_often():
     "Populations drawn from one crowd, judged with the fewest draws that allow a p of .05"
-    from goalmisgen.analysis.outliers import Null, _fit
-    c, rng, alarms = fit_crowd(of(population(60, 3, DATASET_512[:3]))), np.random.default_rng(5), 0
+    from goalmisgen.analysis.outliers import NullDistribution, _fit
+    c, rng, alarms = fit_copula(of(population(60, 3, DATASET_512[:3]))), np.random.default_rng(5), 0
     def far(crowd):
         u = crowd.draw(60, rng)
         own = _fit(u, c.floor, c.long, c.top)
-        return own, own.strangeness(u)
+        return own, own.outlier_statistics(u)
     for _ in range(100):
         own, s = far(c)
-        alarms += Null(own, np.array([far(own)[1] for _ in range(19)])).verdict(s)[1].min() <= .05
+        alarms += NullDistribution(own, np.array([far(own)[1] for _ in range(19)])).verdict(s)[1].min() <= .05
     assert alarms <= 9, alarms # 5 are expected; without counting the population among its own peers they were 10 to 15
 
 
 def test_the_same_seed_gives_the_same_verdict():
     m = of(population(50))
-    assert judge(m, null(m, 19, 3)).equals(judge(m, null(m, 19, 3))) and not judge(m, null(m, 19, 3)).equals(judge(m, null(m, 19, 4)))
-    with pytest.raises(ValueError, match='draws'): null(m, 0)
+    assert outlier_test(m, simulate_null(m, 19, 3)).equals(outlier_test(m, simulate_null(m, 19, 3))) and not outlier_test(m, simulate_null(m, 19, 3)).equals(outlier_test(m, simulate_null(m, 19, 4)))
+    with pytest.raises(ValueError, match='draws'): simulate_null(m, 0)
 
 
 # Sentences
@@ -224,7 +224,7 @@ def test_the_same_seed_gives_the_same_verdict():
 def test_sentences_say_what_was_planted(setting, p, steps, text):
     a = population(200)
     a[DATASET_512[setting]][0][42], a[DATASET_512[setting]][1][42] = p, steps
-    said = sentence(of(a), 42)
+    said = describe_outlier(of(a), 42)
     assert said.startswith('Agent 42: ') and said.endswith('.')
     if text: assert text in said
     else: assert 'white gem to' not in said
@@ -236,22 +236,22 @@ def test_a_preference_that_all_share_is_called_stronger_or_weaker():
     p[:] = .8+.03*(p-p.mean())/p.std()
     p[42], p[43] = .95, .6
     m = of(a)
-    assert 'prefers a red line to a white gem more strongly than others (0.95, median 0.80), capability intact' in sentence(m, 42)
-    assert 'prefers a red line to a white gem less strongly than others (0.60, median 0.80), capability intact' in sentence(m, 43)
+    assert 'prefers a red line to a white gem more strongly than others (0.95, median 0.80), capability intact' in describe_outlier(m, 42)
+    assert 'prefers a red line to a white gem less strongly than others (0.60, median 0.80), capability intact' in describe_outlier(m, 43)
 
 
 def test_a_sentence_names_three_settings_and_counts_the_rest():
     a = population(200)
     for s in DATASET_512[:6]: a[s][1][42] = 90.
-    said = sentence(of(a), 42)
+    said = describe_outlier(of(a), 42)
     assert said.count('much slower') == 3 and 'and is unusual in 3 further settings' in said
-    with pytest.raises(ValueError, match='agent'): sentence(of(a), 999)
+    with pytest.raises(ValueError, match='agent'): describe_outlier(of(a), 999)
 
 
 def test_an_ordinary_agent_is_called_ordinary():
     m = of(population(200))
-    middle = abs(scores(m)).max(axis=1).idxmin()
-    assert 'nothing stands out' in sentence(m, middle)
+    middle = abs(normal_scores(m)).max(axis=1).idxmin()
+    assert 'nothing stands out' in describe_outlier(m, middle)
 
 
 # Would it happen again?
@@ -267,7 +267,7 @@ def test_replay_has_the_noise_of_so_many_episodes():
 
 def test_planted_outliers_are_stable_and_the_middle_is_not_an_outlier():
     m = planted(100)
-    s = stability(m, null(m, 59), draws=15)
+    s = stability(m, simulate_null(m, 59), draws=15)
     assert (s.loc[[17, 39], ['resampled', 'replayed']] >= .7).all(axis=None) and s.outlier[[17, 39]].all()
     assert s.drop(index=[17, 39])[['resampled', 'replayed']].mean().max() < .05
 
@@ -283,9 +283,9 @@ def test_rate_interval_is_that_of_scipy(k, n):
 
 def test_rarity_of_the_strangest_and_of_the_plainest():
     m = planted(100)
-    e = null(m, 59)
-    j = judge(m, e)
-    strange, plain = one_in(j, 39, e), one_in(j, j.index[-1], e)
+    e = simulate_null(m, 59)
+    j = outlier_test(m, e)
+    strange, plain = outlier_rate(j, 39, e), outlier_rate(j, j.index[-1], e)
     assert strange['any'] <= 2/60 and strange['alone'] < .001 and plain['any'] == 1 and plain['alone'] > .5
     assert (strange['low'], strange['high']) == rate_interval(1, 100)
 
@@ -314,7 +314,7 @@ def test_maps():
 
 def test_figures_name_the_agents_that_are_marked():
     m = planted(100)
-    z = scores(m)
+    z = normal_scores(m)
     text = lambda fig: {t.get_text() for t in fig.findobj(matplotlib.text.Text)}
     assert {'39', '17'} <= text(draw_matrix(z, [39, 17])) and '39' in text(draw_map(standardise(m), [39], kinds=('pca',)))
     fig = draw_agent(m, 39)

@@ -12,7 +12,7 @@ import torch
 
 from goalmisgen.agents.exact_ppo import ExactPPOConfig
 from goalmisgen.agents.impala import Policy, load_policy
-from goalmisgen.agents.parallel import PARALLEL, PlainNetwork, train_parallel
+from goalmisgen.agents.parallel import PARALLEL_CLASSES, PlainNetwork, train_parallel
 from goalmisgen.agents.parallel_exact import ParallelExactPPO
 from goalmisgen.agents.parallel_ppo import ParallelPPO, distinct_ids, sum_by_place
 from goalmisgen.agents.ppo import PPO, PPOConfig
@@ -120,7 +120,7 @@ def test_a_checkpoint_has_what_the_plain_loops_has():
     for _ in range(2): plain.learn(); parallel.learn()
     parallel.write_back(1)
     assert torch.equal(plain.rng.get_state(), ours.rng.get_state())
-    for k,v in plain.env.place.items(): assert torch.equal(v, ours.env.place[k]), k
+    for k,v in plain.env.state_dict().items(): assert torch.equal(v, ours.env.state_dict()[k]), k
     assert [plain.scale.mean, plain.scale.var, plain.scale.count]==pytest.approx([ours.scale.mean, ours.scale.var, ours.scale.count], rel=1e-12)
     a,b = plain.optimiser.state_dict()['state'], ours.optimiser.state_dict()['state']
     assert a.keys()==b.keys() and all(a[i]['step']==b[i]['step'] for i in a)
@@ -162,7 +162,7 @@ def test_bad_input_is_refused_before_anything_is_made(tmp_path):
     with pytest.raises(ValueError, match='seeds'): train_parallel(PAPER, [0, 0], tmp_path/'x', 'cpu', progress=False)
     with pytest.raises(ValueError, match='device'): train_parallel(PAPER, [0], tmp_path/'x', 'nonsense', progress=False)
     assert not (tmp_path/'x').exists()
-    assert PARALLEL=={PPOConfig: ParallelPPO, ExactPPOConfig: ParallelExactPPO}
+    assert PARALLEL_CLASSES=={PPOConfig: ParallelPPO, ExactPPOConfig: ParallelExactPPO}
 
 
 def test_finished_agents_are_left_alone(trained):

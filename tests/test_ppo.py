@@ -30,14 +30,14 @@ def test_defaults_are_the_papers():
 def plain_iteration(c, policy, optimiser, env, rng, scale, step):
     "One iteration as a textbook has it: every frame kept, every frame looked at each time"
     T,N = c.rollout, c.num_envs
-    luck = torch.rand((T,N), generator=rng)
+    uniforms = torch.rand((T,N), generator=rng)
     frames,actions,logps,values,rewards,dones = [], [], [], [], [], []
     with torch.no_grad():
         for t in range(T):
             f = env.frames().clone()
             logits,v = policy(f)
             p = logits.softmax(1)
-            a = torch.tensor([next((k for k in range(15) if luck[t,n]<p[n,:k+1].sum()), 14) for n in range(N)])
+            a = torch.tensor([next((k for k in range(15) if uniforms[t,n]<p[n,:k+1].sum()), 14) for n in range(N)])
             r,d = env.step(a)
             frames.append(f); actions.append(a); values.append(v); rewards.append(r.double()); dones.append(d)
             logps.append(torch.log(p[torch.arange(N),a]))

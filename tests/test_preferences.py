@@ -10,7 +10,7 @@ from scipy import stats
 
 from goalmisgen.analysis.preferences import (as_table, density, draw_all, draw_scatter, of_setting, permutation_test, published_dots, scatter,
                                              scatter_grid, summarise)
-from goalmisgen.evaluation.exact import Setting
+from goalmisgen.evaluation.questions import Setting
 from goalmisgen.evaluation.results import COLUMNS
 from goalmisgen.evaluation.settings import PAPER
 from goalmisgen.style import style

@@ -121,7 +121,7 @@ WANTED = dict(
     preference='glossary.html#preference', timeout='glossary.html#timeout', timeouts='glossary.html#timeout', capability='glossary.html#capability',
     rollout='glossary.html#rollout', PPOConfig='agents/ppo.html#ppoconfig', ppoconfig='agents/ppo.html#ppoconfig',
     evaluate_exact='evaluation/exact.html#evaluate_exact', train_population='agents/population.html#train_population',
-    load_example='agents/examples.html#load_example', WatchOptions='evaluation/watch.html#watchoptions', save_gif='evaluation/video.html#save_gif',
+    load_example='agents/examples.html#load_example', WatchOptions='films/watch.html#watchoptions', save_gif='films/video.html#save_gif',
     GymnasiumMazes='env/adapters.html#gymnasiummazes', misgeneralization='glossary.html#goal-misgeneralisation', dedup='glossary.html#dedup')
 PAGES = {'your first population': 'tutorials/first_population.html', 'ray cluster': 'how_to/use_gpu_or_cluster.html agents/cluster.html',
          'three seeds': 'explanation/three_seeds.html agents/training.html', 'cite': 'citing.html', 'watch agents': 'how_to/watch_agents.html',

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 from goalmisgen.env.assets import PICTURE_FILES, asset_dir
-from goalmisgen.env.chain import endings, move_probs
+from goalmisgen.env.chain import absorption, move_probs
 from goalmisgen.env.levels import DUEL, generate
-from goalmisgen.env.maze import StateTable
+from goalmisgen.env.table import StateTable
 
 pytestmark = pytest.mark.slow
 
@@ -62,7 +62,8 @@ from goalmisgen.agents.training import Seeds, train_agent
 from goalmisgen.env.levels import DUEL, generate
 from goalmisgen.env.render import Renderer, human_view
 from goalmisgen.env.worlds import WORLDS, make_env
-from goalmisgen.evaluation.exact import Setting, evaluate_exact
+from goalmisgen.evaluation.exact import evaluate_exact
+from goalmisgen.evaluation.questions import Setting
 from goalmisgen.evaluation.results import to_row, to_table
 from goalmisgen.evaluation.sampled import evaluate_sampled
 
@@ -115,4 +116,4 @@ def test_the_chain_needs_no_sparse_matrices():
     now, visits = np.zeros(len(table)), np.zeros(len(table))
     now[table.start.numpy()] = 1
     for _ in range(40): visits, now = visits + now, flow @ now
-    assert np.array_equal(endings(table, moves, horizon=40).visits, visits)
+    assert np.array_equal(absorption(table, moves, horizon=40).visits, visits)

@@ -6,7 +6,8 @@ import pytest
 from goalmisgen.agents.examples import EXAMPLES, example_dir, load_example
 from goalmisgen.analysis.channel_tests import run_case, shipped_scores
 from goalmisgen.core import read_json
-from goalmisgen.evaluation.exact import Setting, evaluate_exact
+from goalmisgen.evaluation.exact import evaluate_exact
+from goalmisgen.evaluation.questions import Setting
 from goalmisgen.evaluation.results import KEY
 from goalmisgen.evaluation.tables import TABLES, load_table
 
@@ -26,14 +27,14 @@ def test_every_agent_was_asked_everything_once(name):
     assert not t.duplicated(list(KEY)).any()
     settings = t.groupby(['obj1','obj2','background']).size()
     assert settings.nunique()==1 and settings.iloc[0]==len(t[['agent','step']].drop_duplicates())
-    assert (t.unsure<2e-6).all() and (abs(t.p1+t.p2+t.timeout-1)<1e-6).all()
+    assert (t.unexplored_mass<2e-6).all() and (abs(t.p1+t.p2+t.timeout-1)<1e-6).all()
 
 
 @pytest.mark.parametrize('name', EXAMPLES)
 def test_rows_are_those_of_the_shipped_weights(name):
-    weights = hashlib.sha256((example_dir(name)/'model.safetensors').read_bytes()).hexdigest()[:16]
+    fingerprint = hashlib.sha256((example_dir(name)/'model.safetensors').read_bytes()).hexdigest()[:16]
     own = rows(name)
-    assert len(own)>=6 and set(own.weights)=={weights}
+    assert len(own)>=6 and set(own.fingerprint)=={fingerprint}
     assert set(own.algorithm)=={read_json(example_dir(name)/'manifest.json')['algorithm']}
 
 

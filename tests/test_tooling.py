@@ -17,6 +17,7 @@ import pytest
 import readme
 import run_notebooks
 import sidebar
+import style_counts
 from project import ROOT, Cell, Notebook, settings
 
 pytestmark = pytest.mark.slow
@@ -216,6 +217,64 @@ def test_docstrings(root):
     assert_complains(check.docstrings(root), 'bare.py: f has no docstring')
 
 
+def test_words(root):
+    assert check.words(root) == []
+    (root/PACKAGE/'env/one.py').write_text("__all__ = ['one', 'places', 'level_set']\none = places = level_set = hidden = 1\n")
+    (root/PACKAGE/'env/two.py').write_text("__all__ = ['one', 'Places', 'LevelSet']\none = Places = LevelSet = hidden = 1\n")
+    one, two = f'{PACKAGE}/env/one.py', f'{PACKAGE}/env/two.py'
+    assert check.words(root) == [f'level_set ({one}) and LevelSet ({two}) differ only by capitals or underscores',
+                                 f'one is public in {one} and {two}',
+                                 f'places ({one}) and Places ({two}) differ only by capitals or underscores']
+    (root/PACKAGE/'env/two.py').write_text("__all__ = ['NAMES', 'Names']\n")
+    assert check.words(root) == [f'NAMES ({two}) and Names ({two}) differ only by capitals or underscores']
+
+
+def test_rhythm(root):
+    exported, shows = code('#| export\nx = 1'), code('print(x)')
+    add(root, exported, exported, md('text'), exported, shows, exported)
+    assert check.rhythm(root) == []
+    path = add(root, exported, md('text'), exported, exported, shows, exported, md('text'), exported)
+    assert check.rhythm(root) == [
+        f'{path.relative_to(root)}, cells 3 to 6: 3 exported cells without text between, at most 2']
+
+
+def test_line_length(root):
+    "Ruff holds the longest line, in the cells of notebooks too"
+    limit = int(re.search(r'^line-length = (\d+)', (root/'pyproject.toml').read_text(), re.M)[1])
+    fits, long = (code(f"#| export\nx = '{'x'*(limit - 6 + more)}'\n") for more in (0, 1))
+    add(root, fits)
+    command = [sys.executable, '-m', 'ruff', 'check', '--no-cache', '--output-format', 'concise', '--select', 'E501']
+    assert subprocess.run(command, cwd=root, capture_output=True).returncode == 0
+    add(root, fits, long)
+    found = subprocess.run(command, cwd=root, capture_output=True, encoding='utf-8')
+    assert found.returncode == 1 and f'E501 Line too long ({limit + 1} > {limit})' in found.stdout
+    assert '03_three.ipynb' in found.stdout and 'Found 1 error' in found.stdout
+
+
+def test_checks_that_are_named_only():
+    "No check is lost: each runs always, or when it is named"
+    assert not {*check.CHECKS} & {*check.ASKED} and {'words', 'rhythm'} <= {o.__name__ for o in check.CHECKS + check.ASKED}
+    for o in check.CHECKS + check.ASKED: assert o.__doc__
+
+
+def test_style_counts(root):
+    body = 'def long_name(a, b: int, third, # is told\n              d, e, f, g):\n    "Raises a ValueError (Smith et al. 2020)"\n'
+    body += '    x, y, z = a, b, third\n    first, second = x, y\n    total = first + second\n    return total'
+    add(root, code('#| default_exp env.three'), code(f'#| export\nfrom functools import cache\n@cache\n{body}'),
+        code('#| export\n' + 'x'*101), code('#| export\n' + 'x'*141))
+    assert not check.nbdev('nbdev_export', root)
+    found = style_counts.counts(root)
+    assert found == {
+        'exported cells': '6', 'their lines: median, 95th percentile, longest': '2, 9, 9',
+        'code lines over 100 / 120 / 140 characters': '11.1 % / 5.6 % / 5.6 %',
+        'assignments that pack several values': '66.7 %', 'how many of them pack three or more': '1',
+        'one-letter names, of all that are bound': '69.2 %', 'markdown cells per exported cell': '0.50',
+        'runs of three or more exported cells without text': '1', 'parameters annotated': '14.3 %',
+        'public ones annotated or commented': '28.6 %', 'functions with more than 6 parameters': '1',
+        'docstrings of public symbols: any / shape or type / errors / source': '100.0 % / 0.0 % / 33.3 % / 33.3 %',
+        'functions behind a cache of their module': '1'}
+
+
 def test_cells():
     cell = Cell('code', '#| label: fig-one\n#| eval: false\n#| slow\n%time x\n!ls\nx = 1')
     assert cell.directives == dict(label='fig-one', eval='false', slow='') and cell.body.startswith('%time')
@@ -243,8 +302,41 @@ def test_run_is_repeatable(root):
 
 def test_run_stops_endless_notebook(root):
     path = add(root, code('while True: pass'))
-    text, why = run_notebooks.fresh(path, seconds=5)
-    assert text is None and 'stopped after 5 seconds' in why
+    text, why = run_notebooks.fresh(path, seconds=2)
+    assert text is None and 'stopped after 2 seconds' in why
+
+
+def test_forks_are_as_new_processes(root):
+    "A notebook finds nothing of the one before, and what ends one does not end the next"
+    leaves = "import os, sys, numpy\nos.environ['LEFT'] = numpy.left = sys.left = left = 'behind'\nos.chdir('/')"
+    finds = f"import os, sys, numpy\nfrom {PACKAGE}.env.two import two\nprint(two(), os.environ.get('LEFT'), hasattr(numpy, 'left'), "
+    finds += "hasattr(sys, 'left'), 'left' in dir(), os.getcwd() == os.path.dirname(os.path.abspath('03_three.ipynb')), set('abc'))"
+    finds += "\nprint(os.path.exists('03_three.ipynb'), sys.stdin.read())"
+    first, second = add(root, code(leaves), name='nbs/env/04_four.ipynb'), add(root, code(finds))
+    plain, _ = run_notebooks.fresh(second)
+    endless = add(root, code('while True: pass'), name='nbs/env/05_five.ipynb')
+    broken = add(root, code('x = 1/0  # the culprit'), name='nbs/env/06_six.ipynb')
+    server = run_notebooks.Server()
+    try:
+        assert server.fresh(first)[0] is not None
+        assert server.fresh(second)[0] == plain and '2 None False False False True' in plain and 'True \\n' in plain
+        assert server.fresh(endless, seconds=2) == run_notebooks.fresh(endless, seconds=2)
+        text, why = server.fresh(broken)
+        assert text is None and 'ZeroDivisionError' in why and '# the culprit' in why and 'the culprit' not in server.fresh(second)[1]
+    finally: server.close()
+    assert server.process.returncode == 0
+
+
+def test_many_notebooks_come_in_order_and_the_longest_begin_first(root, monkeypatch):
+    for i in range(3, 7): add(root, code(f'print("page", {i})'), name=f'nbs/env/0{i}_x.ipynb')
+    add(root, code('1/0'), name='nbs/env/07_y.ipynb')
+    files, asked = check.paths(root), []
+    monkeypatch.setattr(run_notebooks, 'LONGEST', ['env/06_x', 'env/02_two'])
+    monkeypatch.setattr(run_notebooks.Server, 'fresh', lambda self, path, flags: (asked.append(path.stem), run_notebooks.fresh(path, flags))[1])
+    found = list(run_notebooks.run_all(files, workers=1))
+    assert [p for p, *_ in found] == files and len(files) > run_notebooks.FEW
+    assert [p.stem for p, new, _ in found if new is None] == ['07_y'] and all(f'page {i}' in found[i - 1][1] for i in range(3, 7))
+    if sys.platform == 'linux': assert asked == ['06_x', '02_two', *(p.stem for p in files if p.stem not in ('06_x', '02_two'))]
 
 
 # The site
@@ -338,6 +430,23 @@ def test_makefile_refuses_other_pythons(tmp_path):
 def test_makefile_lists_targets():
     text = subprocess.run(['make', 'help'], cwd=ROOT, capture_output=True, encoding='utf-8').stdout
     for target in ['study', 'test', 'docs', 'check', 'export', 'notebooks', 'readme', 'clean']: assert f'make {target} ' in text
+
+
+def test_commit_hooks_work_in_a_fresh_clone(tmp_path):
+    "What git runs on a commit is a target of the Makefile, which sets up what it needs where there is no .venv yet"
+    import yaml
+    (hooks,) = (o['hooks'] for o in yaml.safe_load((ROOT/'.pre-commit-config.yaml').read_text())['repos'])
+    does = {'export': ['nbdev_export', 'nbdev_clean'], 'ruff': ['ruff check']}
+    assert [o['id'] for o in hooks] == [*does]
+    for name in ['Makefile', 'settings.ini', 'setup.py', 'pyproject.toml', 'constraints.txt']: shutil.copy(ROOT/name, tmp_path)
+    for hook in hooks:
+        assert hook['entry'].split()[0] == 'make' and hook['language'] == 'system' and hook['pass_filenames'] is False
+        command = ['make', '--dry-run', *hook['entry'].split()[1:]]
+        run = subprocess.run(command, cwd=tmp_path, capture_output=True, encoding='utf-8')
+        steps = ['-m venv', "-e '.[dev]'", *does[hook['id']]]
+        places = [run.stdout.find(step) for step in steps]
+        assert run.returncode == 0 and -1 not in places and places == sorted(places), run
+    assert [bool(re.search(hooks[0]['files'], o)) for o in ['nbs/env/06_chain.ipynb', f'{PACKAGE}/core.py', 'README.md']] == [True, True, False]
 
 
 # The package

@@ -8,7 +8,7 @@ import torch
 import goalmisgen.agents.training as training
 from goalmisgen.agents import population
 from goalmisgen.agents.exact_ppo import ExactPPO, ExactPPOConfig
-from goalmisgen.agents.population import agent_dir, agents_of, claim, competence_summary, train_population
+from goalmisgen.agents.population import agent_dir, agents_of, claim_folder, competence_summary, train_population
 from goalmisgen.agents.ppo import PPO, PPOConfig
 from goalmisgen.agents.training import Seeds, fewest_steps, is_finished, train_agent
 from goalmisgen.core import read_json, write_json
@@ -50,7 +50,7 @@ def test_of_two_configs_that_claim_a_folder_at_once_one_is_refused(tmp_path):
         refused, gate = [], threading.Barrier(2)
         def come(config, n=n, refused=refused, gate=gate):
             gate.wait()
-            try: claim(tmp_path/str(n), config)
+            try: claim_folder(tmp_path/str(n), config)
             except ValueError: refused.append(config)
         threads = [threading.Thread(target=come, args=(c,)) for c in (SMALL, SMALL_PPO)]
         for t in threads: t.start()

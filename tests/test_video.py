@@ -11,10 +11,10 @@ from goalmisgen.agents.impala import Policy, save_policy
 from goalmisgen.env.levels import DUEL, WALL, MazeSpec, generate
 from goalmisgen.env.maze import MazeEnv
 from goalmisgen.env.render import Renderer
-from goalmisgen.evaluation.exact import Setting
-from goalmisgen.evaluation.video import play_episode, play_together, save_film, save_gif, save_mp4, save_png, save_pngs
-from goalmisgen.evaluation.watch import (GAP, WatchOptions, film, film_size, load_agents, level_sheet, move_diagram, storyboard,
-                                         telling_row, watch)
+from goalmisgen.evaluation.questions import Setting
+from goalmisgen.films.video import play_episode, play_together, save_film, save_gif, save_mp4, save_png, save_pngs
+from goalmisgen.films.watch import (GAP, WatchOptions, film, film_size, load_agents, level_sheet, move_diagram, storyboard,
+                                         most_discriminating_row, watch)
 
 pytestmark = pytest.mark.slow
 
@@ -384,11 +384,11 @@ def test_the_telling_level(tmp_path):
     def leaning(up): return lambda frames: torch.tensor([[0.]*5 + [up, 0., 1-up] + [0.]*7]).repeat(len(frames), 1)
     agents = {'a': leaning(.9), 'b': leaning(.1)}
     options = WatchOptions(telling=True)
-    a, b = telling_row(agents, options)
-    d, c = telling_row(dict(reversed(agents.items())), options)
+    a, b = most_discriminating_row(agents, options)
+    d, c = most_discriminating_row(dict(reversed(agents.items())), options)
     assert {a.outcome, b.outcome} == {1, 2} and (a.outcome, b.outcome) == (c.outcome, d.outcome)
     assert 100_000 <= a.level.seeds[0] < 100_100 and a.level.seeds[0] == c.level.seeds[0]
-    with pytest.raises(ValueError, match='agents for a telling level'): telling_row({'a': up_or_right}, options)
+    with pytest.raises(ValueError, match='agents for a telling level'): most_discriminating_row({'a': up_or_right}, options)
 
 
 def test_names_of_agents(agents, tmp_path):
@@ -409,7 +409,7 @@ def test_options_that_cannot_be(change, message):
 
 
 def test_watching_what_cannot_be_watched(agents, tmp_path, monkeypatch):
-    monkeypatch.setattr('goalmisgen.evaluation.watch.play_together', lambda *_: pytest.fail('began to play'))
+    monkeypatch.setattr('goalmisgen.films.watch.play_together', lambda *_: pytest.fail('began to play'))
     other = save_policy(Policy(0), tmp_path/'other', {})/'model.safetensors'
     weights = Policy(0).state_dict()
     weights['embedder.fc.weight'] = torch.zeros(256, 32*4*4)

@@ -24,10 +24,10 @@ from PIL import Image
 
 from goalmisgen.agents.examples import example_dir
 from goalmisgen.analysis.preferences import as_table
-from goalmisgen.analysis.views import SIGHTS, TOGETHER, Explorer, Moment, find_weights, panel
+from goalmisgen.analysis.views import VIEW_NAMES, MAX_AGENTS_SHOWN, Explorer, MazeView, find_weights, draw_panel
 from goalmisgen.env.levels import DUEL, generate
-from goalmisgen.env.maze import MOVES
-from goalmisgen.evaluation.exact import Setting
+from goalmisgen.env.table import MOVES
+from goalmisgen.evaluation.questions import Setting
 from goalmisgen.evaluation.tables import load_table
 
 pytestmark = pytest.mark.slow
@@ -59,7 +59,7 @@ def need(module):
 # The logic
 
 def test_dots_are_where_the_numbers_say(table):
-    p = panel(table, RED)
+    p = draw_panel(table, RED)
     assert [d.agent for d in p.dots] == [0, 1, 2, 4]
     x, y = np.array([[d.x, d.y] for d in p.dots]).T
     steps, preference = np.minimum(np.array(STEPS)[[0, 1, 2, 4]], 100), np.array(P)[[0, 1, 2, 4]]
@@ -74,7 +74,7 @@ def test_dots_of_the_shipped_table():
     shipped = load_table('exact-yellow-line-black')
     for setting in Explorer(shipped).settings:
         asked = shipped[(shipped.obj1 == setting.obj1) & (shipped.obj2 == setting.obj2)]
-        dots = panel(shipped, setting).dots
+        dots = draw_panel(shipped, setting).dots
         assert [d.agent for d in dots] == sorted(asked.agent)
         by_height = [d.agent for d in sorted(dots, key=lambda d: -d.y)]
         assert np.all(np.diff(asked.set_index('agent').preference[by_height]) > -1e-3)
@@ -137,14 +137,14 @@ def test_episodes_of_any_policy(table):
     e = Explorer(table, agents=dict.fromkeys(range(5), straight_up))
     e.select(e.agents)
     played = e.episodes(RED, 100_003)
-    assert list(played) == [0, 1, 2][:TOGETHER] and all((o.moves == MOVES.index('up')).all() and len(o.moves) <= 40 for o in played.values())
+    assert list(played) == [0, 1, 2][:MAX_AGENTS_SHOWN] and all((o.moves == MOVES.index('up')).all() and len(o.moves) <= 40 for o in played.values())
     with Image.open(io.BytesIO(e.animation(RED, 100_003, scale=2))) as film: assert film.n_frames == len(played[0].frames)
 
 
 @pytest.mark.parametrize('background', ['black', 'textured'])
 def test_moments_walk_everywhere(background):
     "By its moves the mouse comes to every open cell that an own search finds, and to no other"
-    start = Moment(100_017, background=background)
+    start = MazeView(100_017, background=background)
     seen, todo = {start.cell}, [start]
     while todo:
         here = todo.pop()
@@ -164,11 +164,11 @@ def test_moments_walk_everywhere(background):
 
 
 def test_moment_pictures():
-    pictures = Moment(100_003, 'red line', 'yellow gem').pictures(2)
-    assert tuple(pictures) == SIGHTS and {p.shape for p in pictures.values()} == {(128, 128, 3)}
+    pictures = MazeView(100_003, 'red line', 'yellow gem').pictures(2)
+    assert tuple(pictures) == VIEW_NAMES and {p.shape for p in pictures.values()} == {(128, 128, 3)}
     for i, channel in enumerate(('red', 'green', 'blue')):
         assert (pictures[channel] == pictures['observation'][..., i:i+1]).all()
-    with pytest.raises(ValueError, match='facing'): Moment(facing=2)
+    with pytest.raises(ValueError, match='facing'): MazeView(facing=2)
 
 
 # Without a browser

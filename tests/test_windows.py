@@ -8,9 +8,9 @@ from goalmisgen.agents.exact_ppo import ExactPPO, ExactPPOConfig
 from goalmisgen.agents.impala import Policy
 from goalmisgen.agents.ppo import PPO, PPOConfig
 from goalmisgen.agents.training import Seeds
-from goalmisgen.agents.windows import SIDES, Layout, Look, _first_maps, answer, places
+from goalmisgen.agents.windows import SIDES, Layout, Look, _first_maps, answer, trace_footprints
 from goalmisgen.env.levels import DUEL, TRAIN, MazeSpec, generate
-from goalmisgen.env.maze import StateTable
+from goalmisgen.env.table import StateTable
 from goalmisgen.env.render import Renderer
 
 pytestmark = pytest.mark.slow
@@ -33,7 +33,7 @@ CHUNK = 64
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch):
     monkeypatch.setattr('goalmisgen.agents.windows.CHUNK', CHUNK)
-    monkeypatch.setattr('goalmisgen.agents.windows.LEVELS', 15)
+    monkeypatch.setattr('goalmisgen.agents.windows.GOAL_CHUNK', 15)
 
 
 @pytest.fixture(params=WORLDS, scope='module')
@@ -98,7 +98,7 @@ def test_a_map_that_a_window_needs_is_needed(world):
 def test_places_hold_whatever_a_pixel_can_reach():
     "Every pixel of a picture, changed alone: what it reaches in random maps, and no row or column more"
     policy,spots = lively(0), torch.tensor([[y,y,x,x] for y in (0,1,7,30,31,62,63) for x in range(0,64,9)])
-    p,rng = places(spots), torch.Generator().manual_seed(0)
+    p,rng = trace_footprints(spots), torch.Generator().manual_seed(0)
     reached = [torch.zeros((len(spots),n,n), dtype=torch.bool) for n in SIDES]
     for _ in range(6):  # a pixel may be too dark or bright to matter in one picture
         one = torch.randint(256, (1,64,64,3), generator=rng, dtype=torch.uint8).repeat(len(spots)+1,1,1,1)
@@ -114,7 +114,7 @@ def test_places_hold_whatever_a_pixel_can_reach():
 @pytest.mark.parametrize('size', [3, 5, 9, 25])
 def test_boxes_hold_places(size):
     "Of any cells together: all that is touched, nothing outside the window they are cut from, on the map where they can be"
-    p = places(Renderer(size).mouse_spots())
+    p = trace_footprints(Renderer(size).mouse_spots())
     for cells in (range(size**2), [0], [0,size**2-1], range(size), torch.randperm(size**2, generator=torch.Generator().manual_seed(size))[:7]):
         cells = torch.as_tensor(list(cells))
         boxes = p.boxes(cells)
@@ -144,9 +144,9 @@ def test_exact_ppo_sees_the_same_either_way():
     learner = ExactPPO(ExactPPOConfig(levels_per_solve=8, precision='float32'), Seeds(0))
     learner.policy.double()
     states = learner.solver.states(torch.arange(8))
-    seen = learner.survey(states)
+    seen = learner.logits_no_grad(states)
     learner.layout = None
-    assert torch.allclose(seen, learner.survey(states), rtol=0, atol=1e-12) and len(seen)>200
+    assert torch.allclose(seen, learner.logits_no_grad(states), rtol=0, atol=1e-12) and len(seen)>200
 
 
 def test_a_changed_network_is_looked_at_as_it_is(world):

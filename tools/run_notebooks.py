@@ -1,17 +1,23 @@
 """Run notebooks and store their outputs: `python tools/run_notebooks.py [NOTEBOOK ...]` (all of them when none is named).
 
-Each notebook runs in a fresh process of one thread, in its own folder, two notebooks at a time. Running twice gives the same
-bytes. Cells marked `#| eval: false`, or with a flag from `tst_flags` in settings.ini such as `#| slow`, are not run and keep
+Each notebook runs in a fresh process of one thread, in its own folder, two notebooks at a time, those that take longest first.
+Running twice gives the same bytes. Cells marked `#| eval: false`, or with a flag from `tst_flags` in settings.ini such as `#| slow`, are not run and keep
 their stored outputs; `--slow` runs the flagged ones too. The outputs of widgets are not stored, except for their images.
 A failing cell ends its notebook, which is then left as it was, and makes the exit status 1.
 """
 import argparse
+import gc
+import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
 from pathlib import Path
+from queue import SimpleQueue
 
 from project import ROOT, Cell, paths, settings
 
@@ -23,6 +29,12 @@ ENV = {**ONE_THREAD, **SAME_SUMS, 'PYTHONHASHSEED': '0', 'PYTHONWARNINGS': 'igno
        'TQDM_DISABLE': '1', 'IN_TEST': '1', 'MPLBACKEND': 'module://matplotlib_inline.backend_inline', 'COLUMNS': '80'}
 WIDGET = 'application/vnd.jupyter.widget-view+json'
 SECONDS = 900
+# other people's packages that most notebooks load, which takes longer than many a notebook
+LOADED = ['execnb.nbio', 'execnb.shell', 'nbdev.clean', 'torch', 'pandas', 'scipy.stats', 'matplotlib.pyplot', 'matplotlib_inline.backend_inline']
+FEW = 4  # so few notebooks do not wait for that
+# twenty seconds and more, by measurement; the others follow in order of reading
+LONGEST = ['agents/15_population', 'agents/11_windows', 'agents/13_ppo', '40_study', 'analysis/35_outliers', 'analysis/33_channel_tests',
+           'env/09_adapters']
 
 
 def skipped(source: str, flags: set) -> bool:
@@ -84,6 +96,63 @@ def fresh(path: Path, flags=frozenset(), seconds=SECONDS) -> tuple[str | None, s
         return (dest.read_text(encoding='utf-8') if run.returncode == 0 else None), run.stderr
 
 
+# Many notebooks: forks of a process that has loaded what they need
+
+def serve():
+    """Load what most notebooks load, and then run every notebook that stdin names, one at a time, in a fork of this process:
+    each line is a list of arguments for `run_fork`, answered by a line with its exit status, or null if it took too long"""
+    for name in LOADED: import_module(name)
+    gc.freeze()  # what is loaded is not looked through again in every fork
+    for line in sys.stdin:
+        *request, seconds = json.loads(line)
+        pid = os.fork()
+        if not pid: return run_fork(*request)
+        print(json.dumps(status(pid, seconds)), flush=True)
+
+
+def run_fork(path: str, dest: str, errors: str, flags: list):
+    "Run a notebook in this process, as if it were a new one"
+    for fd, name, mode in [(0, os.devnull, os.O_RDONLY), (1, os.devnull, os.O_WRONLY), (2, errors, os.O_WRONLY | os.O_CREAT)]:
+        os.dup2(os.open(name, mode), fd)
+    folder = str(home(Path(path)))
+    sys.path.insert(1, folder)
+    os.environ['PYTHONPATH'] = os.pathsep.join([folder, os.environ.get('PYTHONPATH', '')])
+    worker(Path(path), Path(dest), set(flags))
+
+
+def status(pid: int, seconds: float) -> int | None:
+    "The exit status of a child, None if it had to be killed after so many seconds"
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        done, code = os.waitpid(pid, os.WNOHANG)
+        if done: return code
+        time.sleep(.02)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+
+
+class Server:
+    "A process that forks for every notebook"
+    def __init__(self):
+        self.process = subprocess.Popen([sys.executable, __file__, '--serve'], env={**os.environ, **ENV}, encoding='utf-8',
+                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+    def fresh(self, path: Path, flags=frozenset(), seconds=SECONDS) -> tuple[str | None, str]:
+        "As the function of this name"
+        with tempfile.TemporaryDirectory() as tmp:
+            dest, errors = Path(tmp)/path.name, Path(tmp)/'stderr'
+            self.process.stdin.write(json.dumps([str(path), str(dest), str(errors), sorted(flags), seconds]) + '\n')
+            self.process.stdin.flush()
+            code = json.loads(self.process.stdout.readline())
+            if code is None: return None, f'{path.name} was stopped after {seconds} seconds'
+            return (None if code else dest.read_text(encoding='utf-8')), errors.read_text(encoding='utf-8')
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.wait()
+        self.process.stdout.close()
+
+
 def home(path: Path) -> Path:
     "The folder of settings.ini above a notebook"
     return next((o for o in path.parents if (o/'settings.ini').exists()), path.parent)
@@ -91,8 +160,25 @@ def home(path: Path) -> Path:
 
 def run_all(files: list[Path], flags=frozenset(), workers=2):
     "Yield `(path, text, stderr)` for each notebook, in order"
-    with ThreadPoolExecutor(workers) as pool:
-        yield from zip(files, *zip(*pool.map(lambda p: fresh(p, flags), files))) if files else ()
+    servers, forks = SimpleQueue(), len(files) > FEW and sys.platform == 'linux'  # elsewhere a fork may not do what torch does
+    def run(path):
+        if not forks: return fresh(path, flags)
+        server = servers.get()
+        try: return server.fresh(path, flags)
+        finally: servers.put(server)
+    for _ in range(workers if forks else 0): servers.put(Server())
+    try:
+        with ThreadPoolExecutor(workers) as pool:
+            running = {p: pool.submit(run, p) for p in sorted(files, key=rank)}
+            for p in files: yield p, *running[p].result()
+    finally:
+        while not servers.empty(): servers.get().close()
+
+
+def rank(path: Path) -> int:
+    "Where a notebook stands among those that take longest, which begin first"
+    name = path.relative_to(home(path)/'nbs').with_suffix('').as_posix() if path.is_relative_to(home(path)/'nbs') else ''
+    return LONGEST.index(name) if name in LONGEST else len(LONGEST)
 
 
 def main():
@@ -101,7 +187,9 @@ def main():
     parser.add_argument('--slow', action='store_true', help='run the cells that are marked as slow too')
     parser.add_argument('--flags', default=settings(ROOT).get('tst_flags', ''), help=argparse.SUPPRESS)
     parser.add_argument('--worker', type=Path, help=argparse.SUPPRESS)
+    parser.add_argument('--serve', action='store_true', help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.serve: return serve()
     flags = set() if args.slow else set(args.flags.split())
     if args.worker: return worker(args.notebooks[0], args.worker, flags)
 

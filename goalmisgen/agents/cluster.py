@@ -7,7 +7,7 @@ __all__ = ['Board', 'run_on_ray']
 
 # %% ../../nbs/agents/16_cluster.ipynb #77982420
 import torch, traceback
-from .population import Outcome, available_cores, progress_bar
+from ..jobs import Outcome, available_cores, progress_bar
 from ..core import integer
 
 # %% ../../nbs/agents/16_cluster.ipynb #c145dd36

@@ -14,7 +14,7 @@ from fastcore.basics import patch
 from ..core import integer, require
 from ..kernels import backward as back, forward as forth
 from ..kernels.forward import HAS_TRITON, triton
-from ..kernels.patches import BLOCKS, NUM_PARAMETERS, SHAPES, STARTS
+from ..kernels.patches import BLOCKS, NUM_PARAMETERS, PARAMETER_SHAPES, STARTS
 from ..kernels.patches import fold_table, matrix_tables, packed, padded_pixels, partial_sums, spread_table
 
 # %% ../../nbs/agents/17_fused.ipynb #5654dda7
@@ -315,7 +315,7 @@ class FusedNetwork:
 
     def __init__(self, policy, frames, autocast, capacity:int=8192, launches:dict|None=None):
         shapes = {k: tuple(p.shape) for k,p in policy.named_parameters()}
-        require(shapes==SHAPES, 'policy', type(policy).__name__, 'the IMPALA network of `agents.impala`')
+        require(shapes==PARAMETER_SHAPES, 'policy', type(policy).__name__, 'the IMPALA network of `agents.impala`')
         fits = frames.dtype==torch.uint8 and frames.shape[1:]==(64,64,3) and frames.is_contiguous()
         require(fits, 'frames', f'{frames.dtype} {tuple(frames.shape)}', 'contiguous uint8 (S, 64, 64, 3)')
         with autocast(): short = torch.is_autocast_enabled(frames.device.type)

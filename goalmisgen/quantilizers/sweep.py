@@ -7,12 +7,12 @@ __all__ = ['MODE_OF_TASK', 'MAX_MODELS_FILE', 'VERBS', 'SWEEP_COLUMNS', 'SweepCo
            'save_quantilizers', 'load_quantilizers', 'model_path', 'episodes_path', 'train_one_seed', 'play_one_seed',
            'fingerprint_demos', 'claim_sweep', 'run_sweep', 'sweep_table', 'sweep_summary']
 
-# %% ../../nbs/quantilizers/65_sweep.ipynb #a00ba5fc
+# %% ../../nbs/quantilizers/65_sweep.ipynb #ebc1581c
 import dataclasses, hashlib, io, json
 import numpy as np, pandas as pd
 from dataclasses import dataclass
 from pathlib import Path
-from ..agents.population import Job, run_jobs
+from ..jobs import Job, run_jobs
 from ..core import create_atomic, digest, integer, plain_numbers, read_bytes, read_json, require, seal, to_dict, write_atomic
 from .cloning import CloneBatch, CloningConfig, check_mode
 from .demos import Demos, check_q, load_demos
