@@ -17,7 +17,7 @@ from ..agents.impala import action_probs
 from ..agents.training import training_levels
 from ..core import integer, require
 from ..env.levels import Levels, SPACE, WALL
-from ..env.maze import StateTable
+from ..env.table import StateTable
 from ..env.objects import CHANNELS
 from ..env.render import Renderer
 from ..evaluation.exact import RenderedLevels

@@ -13,7 +13,7 @@ from functools import cached_property
 from .channels import picture_grid, split_channels
 from ..core import integer, require
 from ..env.levels import DUEL, generate
-from ..env.maze import MOVES, StateTable
+from ..env.table import MOVES, StateTable
 from ..env.objects import CHANNELS
 from ..env.render import Renderer, human_view
 from ..evaluation.exact import Setting
