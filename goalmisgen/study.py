@@ -11,10 +11,9 @@ import base64, html, json, math
 from dataclasses import dataclass
 from pathlib import Path
 from string import Template
-from .agents import ppo
 from .agents.exact_ppo import ExactPPOConfig
 from .agents.population import agent_dir, agents_of, algorithm_of, train_population
-from .agents.ppo import PPOConfig
+from .agents.ppo import PPO, PPOConfig
 from .analysis.preferences import of_setting, opposites, summarise
 from .analysis.scatter import scatter, scatter_row
 from .core import digest, integer, read_json, require, to_dict, write_atomic, write_json
@@ -206,7 +205,7 @@ instead of sampling them. It is not the paper’s PPO, and its preferences need 
 def _caveats(study):
     "What the figures do not show: words for the page"
     algorithm = algorithm_of(study.config)
-    about = ', the paper’s algorithm' if algorithm==ppo.ALGORITHM else _OUR_ALGORITHM
+    about = ', the paper’s algorithm' if algorithm==PPO.algorithm else _OUR_ALGORITHM
     world = 'The whole world of this background has 204 training levels.'
     if study.config.background=='textured': world = 'Levels differ in walls, objects and texture.'
     return dict(algorithm=algorithm, about_algorithm=about, about_levels=world, number_of_agents=_count(len(study.seeds), 'agent'))

@@ -96,9 +96,9 @@ def test_what_is_written_can_be_read(tmp_path, policy):
 
 def test_four_times_the_channels(tmp_path):
     "The published network is supported: files, exact evaluation, the shared looks at a level, hooks"
-    from goalmisgen.agents.windows import as_built
+    from goalmisgen.agents.shared_frames import is_unmodified
     wide = Policy(2, scale=4)
-    assert sum(p.numel() for p in wide.parameters())==3_653_136 and as_built(wide)
+    assert sum(p.numel() for p in wide.parameters())==3_653_136 and is_unmodified(wide)
     with torch.no_grad(): wide.fc_policy.weight *= 100
     torch.save(dict(model_state_dict=wide.state_dict(), optimizer_state_dict={}), tmp_path/'model_1.pth')
     found = load_policy(tmp_path/'model_1.pth')
