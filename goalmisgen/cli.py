@@ -353,13 +353,20 @@ def _default(f, instance):
 COMMANDS = {'study':StudyCommand, 'train':TrainCommand, 'train-ppo':TrainPPOCommand,
             'evaluate':EvaluateCommand, 'watch':WatchCommand, 'play':PlayCommand, 'pictures':PicturesCommand}
 
+def _commands(args) -> dict:
+    "The commands; those of other rooms are loaded when one of them is typed, or when all are to be listed"
+    if args and args[0] in COMMANDS: return COMMANDS
+    from goalmisgen.rewards.commands import REWARD_COMMANDS
+    return COMMANDS | REWARD_COMMANDS
+
+# %% ../nbs/90_cli.ipynb #a904cb16
 def _parse(args):
     "The command that was typed; the parser leaves with `SystemExit` if there is none, and after help"
     from tyro.constructors import ConstructorRegistry
     from tyro.extras import subcommand_cli_from_dict
     registry = ConstructorRegistry()
     registry.struct_rule(_described)
-    return subcommand_cli_from_dict(COMMANDS, args=args, prog='goalmisgen', registry=registry,
+    return subcommand_cli_from_dict(_commands(args), args=args, prog='goalmisgen', registry=registry,
                                     description='Goal misgeneralisation, colour against shape.')
 
 # %% ../nbs/90_cli.ipynb #262315dd
@@ -369,7 +376,7 @@ def _parsed(args):
         with contextlib.redirect_stderr(io.StringIO()): return _parse(args)
     except SystemExit as e:
         if not e.code: raise
-    about = f' {args[0]}' if args and args[0] in COMMANDS else ''
+    about = f' {args[0]}' if args and args[0] in _commands(args) else ''
     print(f'goalmisgen: {_reworded(_complaint(args))}\nSee goalmisgen{about} --help', file=sys.stderr)
     sys.exit(2)
 

@@ -15,7 +15,8 @@ from .agents import ppo
 from .agents.exact_ppo import ExactPPOConfig
 from .agents.population import agent_dir, agents_of, algorithm_of, train_population
 from .agents.ppo import PPOConfig
-from .analysis.preferences import opposites, of_setting, scatter, scatter_row, summarise
+from .analysis.preferences import of_setting, opposites, summarise
+from .analysis.scatter import scatter, scatter_row
 from .core import digest, integer, read_json, require, to_dict, write_atomic, write_json
 from .env.levels import DUEL
 from .env.objects import GoalObject

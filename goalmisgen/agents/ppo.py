@@ -134,7 +134,7 @@ class PPO(Learner, config=PPOConfig):
         if self.env.num_ids is None: return PlainForward(self.policy, self.env.draw, self.autocast)
         return forward_for(self.policy, self.env.rendered, self.autocast, share)
 
-# %% ../../nbs/agents/13_ppo.ipynb #7363511b
+# %% ../../nbs/agents/13_ppo.ipynb #550660ee
 @patch(as_prop=True)
 def done(self:PPO) -> bool:
     "Have all environment steps been made?"
@@ -166,7 +166,7 @@ class RolloutCache:
         answers = [self.forward(chunk) for chunk in ids.split(chunk_size(ids.device))]
         return torch.cat([torch.cat([logits, values[:,None]], 1) for logits, values in answers])
 
-# %% ../../nbs/agents/13_ppo.ipynb #cd473460
+# %% ../../nbs/agents/13_ppo.ipynb #c9ad7e89
 @patch
 def __call__(self:RolloutCache, ids):
     "Action logits (B, 15) and values (B,) of frames int64 (B,)"
@@ -243,6 +243,18 @@ class Batch:
     def __getitem__(self, i): return Batch(*(getattr(self, field)[i] for field in self.__dataclass_fields__))
     def __len__(self): return len(self.ids)
 
+# %% ../../nbs/agents/13_ppo.ipynb #af3b7a85
+@patch
+def batch(self:PPO, rollout:Rollout) -> Batch:
+    "Rewards scaled, advantages estimated and normalised over the whole rollout"
+    c = self.config
+    rewards = self.reward_scale(rollout.rewards, rollout.dones)
+    estimates = advantages(rewards, rollout.values, rollout.dones, c.gamma, c.gae_lambda)
+    values = rollout.values[:-1]
+    normalised = (estimates-estimates.mean())/(estimates.std()+1e-8)
+    arrays = (rollout.ids, rollout.actions, rollout.log_probs, values, normalised, estimates+values)
+    return Batch(*(a.flatten() for a in arrays))
+
 # %% ../../nbs/agents/13_ppo.ipynb #1f527265
 def ppo_loss(logits, values, batch:Batch, c:PPOConfig):
     "Loss of each step (B,), and its metrics, each (B,); from action logits (B, 15) and values (B,)"
@@ -260,7 +272,7 @@ def ppo_loss(logits, values, batch:Batch, c:PPOConfig):
     metrics = dict(policy_loss=policy_loss, value_loss=value_loss, entropy=entropy, approx_kl=approx_kl, clip_fraction=clip_fraction)
     return loss, {name: v.detach() for name, v in metrics.items()}
 
-# %% ../../nbs/agents/13_ppo.ipynb #5b002d2a
+# %% ../../nbs/agents/13_ppo.ipynb #bc7d9a6e
 def steps_of_frames(ids, frames, size:int):
     """For each chunk of `size` of the distinct `frames` int64 (F,): the chunk, the steps that saw one of them, and which one.
     `ids` int64 (B,): what each step saw"""
@@ -300,18 +312,6 @@ def improve(self:PPO, batch:Batch) -> dict:
             grad_norm = self.descend()
             update_metrics.append(dict(metrics, grad_norm=grad_norm, distinct=num_frames/len(i)))
     return {name: float(sum(float(m[name]) for m in update_metrics)/len(update_metrics)) for name in update_metrics[0]}
-
-# %% ../../nbs/agents/13_ppo.ipynb #af3b7a85
-@patch
-def batch(self:PPO, rollout:Rollout) -> Batch:
-    "Rewards scaled, advantages estimated and normalised over the whole rollout"
-    c = self.config
-    rewards = self.reward_scale(rollout.rewards, rollout.dones)
-    estimates = advantages(rewards, rollout.values, rollout.dones, c.gamma, c.gae_lambda)
-    values = rollout.values[:-1]
-    normalised = (estimates-estimates.mean())/(estimates.std()+1e-8)
-    arrays = (rollout.ids, rollout.actions, rollout.log_probs, values, normalised, estimates+values)
-    return Batch(*(a.flatten() for a in arrays))
 
 # %% ../../nbs/agents/13_ppo.ipynb #1722c034
 def episode_metrics(rollout:Rollout, prefix:str='') -> dict:

@@ -36,7 +36,8 @@ def overlap(spec:MazeSpec, train=range(100_000), test=range(100_000,101_000)) ->
 
 # %% ../../nbs/analysis/31_census.ipynb #90cba320
 def spanning_trees(n:int) -> float:
-    "Spanning trees of an n by n grid of rooms (Kirchhoff, 1847); exact as a float up to n = 5 or so, the right size beyond"
+    """Spanning trees of an n by n grid of rooms (Kirchhoff, 1847); exact as a float up to n = 5 or so, the
+    right size beyond"""
     n = integer(n, 'rooms a side', 1, 13)
     path = np.diag([1.]*n) @ (2*np.eye(n)-np.eye(n,k=1)-np.eye(n,k=-1))
     path[0,0],path[-1,-1] = (1,1) if n>1 else (0,0)
@@ -46,7 +47,8 @@ def spanning_trees(n:int) -> float:
 
 # %% ../../nbs/analysis/31_census.ipynb #00e3e2de
 def count_levels(spec:MazeSpec) -> float:
-    "How many different levels a spec can make, where that can be calculated: dead ends kept, or a size up to 5. `ValueError` elsewhere"
+    """How many different levels a spec can make, where that can be calculated: dead ends kept, or a size up
+    to 5. `ValueError` elsewhere"""
     if not spec.dead_ends: return float(len(census(spec)))
     require(spec.region in (None,0), 'region', spec.region, 'None or 0 (other regions depend on the maze)')
     sizes = range(3, spec.size+1, 2) if spec.random_size else (spec.size,)
@@ -57,18 +59,21 @@ def count_levels(spec:MazeSpec) -> float:
 
 # %% ../../nbs/analysis/31_census.ipynb #f8a28df0
 def chao1(o:LevelOverlap) -> float:
-    "Chao's (1984) bias-corrected lower estimate of the number of levels; inf if no level came up twice, so that there is nothing to go by"
+    """Chao's (1984) bias-corrected lower estimate of the number of levels; inf if no level came up twice, so
+    that there is nothing to go by"""
     return o.distinct + o.once*(o.once-1)/(2*(o.twice+1)) if o.twice or not o.once else float('inf')
 
 # %% ../../nbs/analysis/31_census.ipynb #16d64b5d
 def census_table(specs:dict, train=range(100_000), test=range(100_000,101_000)):
-    "Data frame with a row for each named spec: distinct training levels, all levels and how that is known, share of test levels seen in training"
+    """Data frame with a row for each named spec: distinct training levels, all levels and how that is known,
+    share of test levels seen in training"""
     import pandas as pd
     rows = []
     for name,spec in specs.items():
         o,exact = overlap(spec, train, test), spec.dead_ends or spec.size<=5
         total = count_levels(spec) if exact else chao1(o)
-        rows.append(dict(world=name, distinct=o.distinct, levels=total, known_by='count' if exact else 'Chao1', seen=o.seen))
+        rows.append(dict(world=name, distinct=o.distinct, levels=total, known_by='count' if exact
+                         else 'Chao1', seen=o.seen))
     return pd.DataFrame(rows)
 
 # %% ../../nbs/analysis/31_census.ipynb #5acd6f4e
@@ -79,7 +84,9 @@ def draw_overlap(table):
         y = np.arange(len(table))[::-1]
         ax.barh(y, table.seen, color=[ACCENT if s>.5 else SERIES[0] for s in table.seen], height=.62)
         for i,s,d in zip(y, table.seen, table.distinct):
-            ax.text(s+.01, i, f'{s:.1%} of test levels seen; {d:,} different in training', va='center', fontsize=8, color=SOFT)
-        ax.set(yticks=y, yticklabels=table.world, xlim=(0,1.75), xticks=[0,.25,.5,.75,1], title='How new is a new level seed?')
+            ax.text(s+.01, i, f'{s:.1%} of test levels seen; {d:,} different in training', va='center',
+                    fontsize=8, color=SOFT)
+        ax.set(yticks=y, yticklabels=table.world, xlim=(0,1.75), xticks=[0,.25,.5,.75,1],
+               title='How new is a new level seed?')
         ax.grid(False, axis='y')
     return fig

@@ -9,7 +9,8 @@ __all__ = ['LEAST_RELIABILITY', 'pairs', 'ols', 'coefficients', 'band', 'regress
 # %% ../../nbs/analysis/34_regression.ipynb #dc342a6b
 import numpy as np
 from dataclasses import dataclass
-from .preferences import draw_icon, name_dots, of_setting, plain, texts_of
+from .labels import draw_icon, name_dots, plain, texts_of
+from .preferences import of_setting
 from ..core import require
 from ..evaluation.exact import Setting
 from ..style import SERIES, SOFT, style
@@ -25,16 +26,22 @@ def pairs(table, # Data frame with the columns of `Result`
           x:Setting, y:Setting, # Two questions to the same agents
           method:str='exact', # Which rows
           swap:bool=False): # If `y` was asked the other way round only, take one minus that?
-    """Data frame with a row for each agent that answered both: population, agent, run, x, y and their sampling variances; its
-    `attrs['left_out']` lists the agents that answered one of the two only. `ValueError` if fewer than three answered both"""
-    asked = lambda s: ((table.obj1==s.obj1) & (table.obj2==s.obj2) & (table.background==s.background) & (table.method==method)).any()
+    """Data frame with a row for each agent that answered both: population, agent, run, x, y and their
+    sampling variances; its `attrs['left_out']` lists the agents that answered one of the two only.
+    `ValueError` if fewer than three answered both"""
+    asked = lambda s: ((table.obj1==s.obj1) & (table.obj2==s.obj2) & (table.background==s.background)
+                       & (table.method==method)).any()
     other = Setting(y.obj2, y.obj1, y.background)
     turn = not asked(y) and asked(other)
-    require(swap or not turn, 'setting', str(y), f'one in the table; {other} is, pass swap=True to take its complement')
-    keys,take = ['population','agent','run'], lambda s: of_setting(table, s, method).assign(v=lambda t: t.preference, noise=_noise)
+    require(swap or not turn, 'setting', str(y),
+            f'one in the table; {other} is, pass swap=True to take its complement')
+    keys,take = ['population','agent','run'], lambda s: of_setting(table, s,
+        method).assign(v=lambda t: t.preference, noise=_noise)
     ys = take(other).assign(v=lambda t: 1-t.v) if turn else take(y)
-    every = take(x)[keys+['v','noise']].merge(ys[keys+['v','noise']], on=keys, how='outer', suffixes=('_x','_y'))
-    both = every.rename(columns=dict(v_x='x', v_y='y', noise_x='x_noise', noise_y='y_noise')).dropna().reset_index(drop=True)
+    every = take(x)[keys+['v','noise']].merge(ys[keys+['v','noise']], on=keys, how='outer',
+                                              suffixes=('_x','_y'))
+    both = every.rename(columns=dict(v_x='x', v_y='y', noise_x='x_noise',
+                                     noise_y='y_noise')).dropna().reset_index(drop=True)
     require(len(both)>2, 'agents with both preferences', len(both), 'at least 3')
     both.attrs['left_out'] = sorted(set(every.agent)-set(both.agent))
     return both
@@ -93,7 +100,8 @@ def regression_plot(both, # Data frame from `pairs`
         ax.fill_between(at, low, high, color=SERIES[1], alpha=.2, lw=0)
         text = f'$R^2$ = {fit.rsquared:.3f}\nintercept = {fit.params[0]:.3f}\nslope = {fit.params[1]:.3f}'
         ax.plot(at, line, color=SERIES[1], lw=1.8, label=text, zorder=4)
-        ax.set(xlim=(0,1), ylim=(0,1), xlabel=f'Preference, {x.obj1} over {x.obj2}', ylabel=f'Preference, {y.obj1} over {y.obj2}')
+        ax.set(xlim=(0,1), ylim=(0,1), xlabel=f'Preference, {x.obj1} over {x.obj2}',
+               ylabel=f'Preference, {y.obj1} over {y.obj2}')
         ax.xaxis.labelpad,ax.yaxis.labelpad = 40,40
         ax.legend(loc='upper left' if fit.params[1]>=0 else 'upper right', fontsize=9)
         ax.set_title(plain(title), loc='left')
@@ -103,19 +111,23 @@ def regression_plot(both, # Data frame from `pairs`
 
 # %% ../../nbs/analysis/34_regression.ipynb #267974ea
 def influence(fit, both): # From `ols` and `pairs`
-    "Data frame with a row for each agent: fitted value, residual, studentised residual (without the agent itself), leverage, Cook's distance"
+    """Data frame with a row for each agent: fitted value, residual, studentised residual (without the agent
+    itself), leverage, Cook's distance"""
     i = fit.get_influence()
-    return both[['population','agent','run']].assign(fitted=fit.fittedvalues, residual=fit.resid, studentised=i.resid_studentized_external,
+    return both[['population','agent','run']].assign(fitted=fit.fittedvalues, residual=fit.resid,
+                                                     studentised=i.resid_studentized_external,
                                                      leverage=i.hat_matrix_diag, cook=i.cooks_distance[0])
 
 # %% ../../nbs/analysis/34_regression.ipynb #b690937c
 def diagnose(fit): # From `ols`
-    "Data frame of tests of the residuals: what each asks, statistic and p; a small p speaks against the line's assumptions"
+    """Data frame of tests of the residuals: what each asks, statistic and p; a small p speaks against the
+    line's assumptions"""
     import pandas as pd
     from scipy.stats import shapiro
     from statsmodels.stats.api import het_breuschpagan, het_white, jarque_bera, linear_reset
     x,reset = fit.model.exog, linear_reset(fit, power=3, use_f=True)
-    rows = [('Shapiro-Wilk', 'normal?', *shapiro(fit.resid)), ('Jarque-Bera', 'skewed or heavy-tailed?', *jarque_bera(fit.resid)[:2]),
+    rows = [('Shapiro-Wilk', 'normal?', *shapiro(fit.resid)),
+            ('Jarque-Bera', 'skewed or heavy-tailed?', *jarque_bera(fit.resid)[:2]),
             ('Breusch-Pagan', 'scatter grows or shrinks along x?', *het_breuschpagan(fit.resid, x)[:2]),
             ('White', 'scatter depends on x at all?', *het_white(fit.resid, x)[:2]),
             ('RESET', 'is the line bent?', float(reset.fvalue), float(reset.pvalue))]
@@ -185,11 +197,13 @@ def correct(both, # Data frame from `pairs`
     v = both[['x','y','x_noise','y_noise']].to_numpy(float)
     require(np.ptp(v[:,0])>0 and np.ptp(v[:,1])>0, 'preferences', 'all the same', 'preferences that differ')
     slope,rx,ry,r2 = map(float, _moments(v))
-    require(min(rx,ry)>=LEAST_RELIABILITY, 'reliability of x and y', (round(rx,3),round(ry,3)), f'at least {LEAST_RELIABILITY}: play more episodes')
+    require(min(rx,ry)>=LEAST_RELIABILITY, 'reliability of x and y', (round(rx,3),round(ry,3)),
+            f'at least {LEAST_RELIABILITY}: play more episodes')
     again = v[np.random.default_rng(seed).integers(0, len(v), (draws,len(v)))]
     s,r,_,_ = _moments(again)
     low,high = np.nanquantile(s/np.maximum(r, LEAST_RELIABILITY/2), [.025,.975])
-    return Corrected(slope/rx, float(low), float(high), float(v[:,1].mean()-slope/rx*v[:,0].mean()), min(1., r2/(rx*ry)), slope, rx, ry)
+    return Corrected(slope/rx, float(low), float(high), float(v[:,1].mean()-slope/rx*v[:,0].mean()),
+                     min(1., r2/(rx*ry)), slope, rx, ry)
 
 # %% ../../nbs/analysis/34_regression.ipynb #4844bd17
 def simex(both, # Data frame from `pairs`, with slope clearly not zero
@@ -199,7 +213,8 @@ def simex(both, # Data frame from `pairs`, with slope clearly not zero
           ) -> float:
     "The slope by simulation and extrapolation"
     x,y,vx = (both[k].to_numpy(float) for k in ('x','y','x_noise'))
-    rng,(slope,*_) = np.random.default_rng(seed), _moments(both[['x','y','x_noise','y_noise']].to_numpy(float))
+    rng,(slope,*_) = np.random.default_rng(seed), _moments(both[['x','y','x_noise',
+        'y_noise']].to_numpy(float))
     if not vx.any(): return float(slope)
     more = lambda z: x + np.sqrt(z*vx)*rng.standard_normal((draws,len(x)))
     y = y-y.mean()

@@ -33,7 +33,8 @@ def seed_grid(weights:int=3, levels:int=3, sampling:int=3, # How many seeds of e
 def seed_table(seeds): # `Seeds`, such as `seed_grid` gives
     "Data frame of seeds: agent, weights, levels, sampling"
     import pandas as pd
-    return pd.DataFrame([dict(agent=s.agent, **{f: s.of(f) for f in FACTORS}) for s in seeds], columns=['agent',*FACTORS])
+    return pd.DataFrame([dict(agent=s.agent, **{f: s.of(f) for f in FACTORS}) for s in seeds],
+                        columns=['agent',*FACTORS])
 
 def seeds_of(folder):
     "Data frame of the seeds of a population's agents, from their manifests: agent, weights, levels, sampling"
@@ -42,7 +43,8 @@ def seeds_of(folder):
 # %% ../../nbs/analysis/36_seeds.ipynb #d5d3b752
 def spread_when(table, # Data frame with columns weights, levels, sampling and `value`
                 value:str='preference'):
-    "Data frame: what varies, the standard deviation that it leaves within groups, its degrees of freedom, and its 95 % interval (chi-squared)"
+    """Data frame: what varies, the standard deviation that it leaves within groups, its degrees of freedom,
+    and its 95 % interval (chi-squared)"""
     import pandas as pd
     from scipy.stats import chi2
     rows = []
@@ -50,7 +52,8 @@ def spread_when(table, # Data frame with columns weights, levels, sampling and `
         groups = [g[value].to_numpy() for _,g in table.groupby(fixed)] if fixed else [table[value].to_numpy()]
         ss,df = sum(((g-g.mean())**2).sum() for g in groups), sum(len(g)-1 for g in groups)
         low,high = (np.sqrt(ss/chi2.ppf(q, df)) for q in (.975,.025)) if df else (np.nan,np.nan)
-        rows.append(dict(varies=varies, sd=np.sqrt(ss/df) if df else np.nan, low=low, high=high, freedom=df, groups=len(groups)))
+        rows.append(dict(varies=varies, sd=np.sqrt(ss/df) if df else np.nan, low=low, high=high, freedom=df,
+                         groups=len(groups)))
     return pd.DataFrame(rows)
 
 # %% ../../nbs/analysis/36_seeds.ipynb #71a195a6
@@ -62,7 +65,8 @@ def share_of(values, groups) -> float:
     return float(np.var(means[i])/total) if total>0 else 0.
 
 def main_effects(table, value:str='preference', permutations:int=2000, seed:int=0):
-    "Data frame: factor, share of the variance between its seeds, share expected by chance, p value of a permutation test"
+    """Data frame: factor, share of the variance between its seeds, share expected by chance, p value of a
+    permutation test"""
     import pandas as pd
     rng,v = np.random.default_rng(seed), table[value].to_numpy()
     shuffled = [rng.permutation(v) for _ in range(permutations)]
@@ -70,7 +74,8 @@ def main_effects(table, value:str='preference', permutations:int=2000, seed:int=
     for f in FACTORS:
         g,share = table[f].to_numpy(), share_of(v, table[f].to_numpy())
         more = sum(share_of(s, g)>=share-1e-12 for s in shuffled)
-        rows.append(dict(factor=f, share=share, by_chance=(table[f].nunique()-1)/(len(v)-1), p=(more+1)/(permutations+1)))
+        rows.append(dict(factor=f, share=share, by_chance=(table[f].nunique()-1)/(len(v)-1),
+                         p=(more+1)/(permutations+1)))
     return pd.DataFrame(rows)
 
 # %% ../../nbs/analysis/36_seeds.ipynb #41fa4fb8
@@ -86,7 +91,8 @@ def draw_seeds(table, value:str='preference'):
                 ax.plot([x,x], [v.min(),v.max()], color=SOFT, lw=.8, zorder=2)
                 ax.scatter([x]*len(v), v, s=18, color=SERIES[0], lw=0, alpha=.8, zorder=3)
             ax.axhline(table[value].mean(), color=ACCENT, lw=.8, ls=(0,(2,3)))
-            ax.set(title=f'only {f} differ' if f!='sampling' else 'only sampling differs', xticks=[], ylim=(0,1), xlabel=f'{len(order)} groups, by mean')
+            ax.set(title=f'only {f} differ' if f!='sampling' else 'only sampling differs', xticks=[],
+                   ylim=(0,1), xlabel=f'{len(order)} groups, by mean')
         axs[0].set_ylabel(value.capitalize())
         fig.tight_layout()
     return fig
@@ -98,9 +104,11 @@ def alignment(policy, # `Policy`, trained or not
               goal='yellow line', background:str='black',
               count:int=40 # On the training levels of so many seeds
               ) -> float:
-    "Mean cosine between the changes of the 256 features that `obj` and `goal` make in the same place, from -1 to 1"
+    """Mean cosine between the changes of the 256 features that `obj` and `goal` make in the same place, from
+    -1 to 1"""
     levels = generate(TRAIN, range(count))
-    see = lambda o: policy.embedder(torch.as_tensor(Renderer(5, o, background).first_frames(levels)).permute(0,3,1,2)/255)
+    see = lambda o: policy.embedder(torch.as_tensor(Renderer(5, o,
+        background).first_frames(levels)).permute(0,3,1,2)/255)
     nothing = see('invisible gem')
     return float(torch.cosine_similarity(see(obj)-nothing, see(goal)-nothing).mean())
 
