@@ -88,7 +88,8 @@ def _train(self:_Training, seeds):
     from goalmisgen.jobs import run_jobs
     one_program = self.device!='cpu' and self.workers is None and self.ray is None and self.track=='none'
     if one_program:
-        return train_parallel(self.config, seeds, self.folder, self.device, self._slots(), network=self.network)
+        return train_parallel(self.config, seeds, self.folder, self.device, self._slots(),
+                              network=self.network)
     given = 'slots' if self.slots is not None else 'network'
     alone = self.slots is None and self.network=='auto'
     require(alone, given, getattr(self, given), 'the default, without a GPU or beside workers, ray and track')

@@ -249,7 +249,8 @@ def _lede(study, first):
     setting,goal = study.settings[0], f'{study.config.goal} on {study.config.background}'
     question = f'a {setting.obj1} and a {setting.obj2}. {_found(setting, first.preference)}'
     if len(first)==1:
-        return dict(title='One agent', lede=f'It was trained to reach a {goal}. Now it chooses between {question}')
+        lede = f'It was trained to reach a {goal}. Now it chooses between {question}'
+        return dict(title='One agent', lede=lede)
     title = f'{_count(len(first), "agent")}, one difference: the seed'
     return dict(title=title, lede=f'All were trained to reach a {goal}. Now they choose between {question}')
 
@@ -314,7 +315,8 @@ def run_study(study:Study, # Which one
 # %% ../nbs/40_study.ipynb #35f0b866
 def _check_outputs(paths):
     "`ValueError` unless every file of a study can be written"
-    outputs = (paths.agents/'population.json', paths.answers/'agent.csv', paths.table, paths.report/'report.html')
+    outputs = (paths.agents/'population.json', paths.answers/'agent.csv', paths.table,
+               paths.report/'report.html')
     for path in outputs: check_output(path)
 
 # %% ../nbs/40_study.ipynb #51517d04
