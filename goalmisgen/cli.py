@@ -15,17 +15,18 @@ _PROGRAM = _PROGRAM and signal.getsignal(signal.SIGINT) is signal.default_int_ha
 if _PROGRAM: signal.signal(signal.SIGINT, lambda *about: os._exit(130))
 
 # %% ../nbs/90_cli.ipynb #83dcbcfe
-import contextlib, dataclasses, io, math, re, warnings
+import contextlib, dataclasses, math, warnings
 from dataclasses import dataclass, field, replace
 from fastcore.basics import patch
 from functools import partial
 from pathlib import Path
-from typing import Annotated, get_type_hints
+from typing import Annotated
 from tyro.conf import Positional
 from .agents.exact_ppo import ExactPPOConfig
 from .agents.ppo import PPOConfig
-from .core import Bounds, describe_fields, integer, require
+from .core import Bounds, integer, require
 from .films.watch import WatchOptions, watch
+from .parsing import parse_command
 
 # %% ../nbs/90_cli.ipynb #3d058b69
 @dataclass(frozen=True)
@@ -273,83 +274,6 @@ class PicturesCommand:
         from goalmisgen.env.assets import fetch_pictures
         print(fetch_pictures(self.wheel))
 
-# %% ../nbs/90_cli.ipynb #fcb5a925
-def _expanded(value):
-    "A path without ~ and variables, unless there is something of that very name; anything else as it is"
-    if isinstance(value, tuple): return tuple(map(_expanded, value))
-    if not isinstance(value, Path) or os.path.lexists(value): return value
-    try: return Path(os.path.expandvars(value)).expanduser()
-    except RuntimeError as e: raise ValueError(f'path: got {str(value)!r} ({e})') from None
-
-def _with_paths(command):
-    "The command with its paths expanded"
-    return replace(command, **{f.name: _expanded(getattr(command, f.name))
-                               for f in dataclasses.fields(command) if f.init})
-
-# %% ../nbs/90_cli.ipynb #58b4abb6
-_KINDS = dict(INT='a whole number', FLOAT='a number', PATH='a path', STR='text')
-
-def _wrong_kind(found):
-    "A value that is not of the kind that an option wants"
-    option,kind,value = found.groups()
-    return f'{option}: got {value}; allowed: {_KINDS.get(kind, kind)}'
-
-_WORDING = ( # What the parser says, and what we say instead
-    (r"Error parsing (\S+): invalid literal for int\(\) with base 10: (.*)",
-     r"\1: got \2; allowed: a whole number"),
-    (r"Error parsing (\S+): could not convert string to float: (.*)", r"\1: got \2; allowed: a number"),
-    (r"Error parsing (\S+): no type matching .*?([A-Z]+) could be instantiated from \[(.*?)\]\..*",
-     _wrong_kind),
-    (r"Error parsing (--\S+|[A-Z]+): (.*)", r"\1: \2"),
-    (r"Error parsing \S+: (.*)", r"\1"), # of a whole config, which names its field
-    (r"Missing value for argument '(.*?)'.*", r"\1: a value is missing"),
-    (r"Missing from (.*?): (.*)", r"\1 needs \2"),
-    (r"Unrecognized options: (.*)", r"unknown: \1"))
-
-# %% ../nbs/90_cli.ipynb #ca938d5a
-def _sections(box:str) -> list:
-    "The parser's box as lists of lines, between its rules; without its title"
-    lines = [x.strip().strip('│').strip() for x in box.splitlines() if not x.startswith(('╭','╰'))]
-    sections = [[]]
-    for line in lines:
-        if line and set(line)<=set('─-'): sections.append([])
-        elif line: sections[-1].append(line)
-    return sections if '╭' in box else sections[1:] # without a box the title is a section
-
-# %% ../nbs/90_cli.ipynb #769f3d22
-def _reworded(box:str) -> str:
-    "One line from the parser's box"
-    head,*rest = _sections(box) or [['this cannot be read']]
-    text = ' '.join(head)
-    for pattern,words in _WORDING:
-        if re.fullmatch(pattern, text):
-            text = re.sub(pattern, words, text)
-            break
-    guesses = [s[1].split()[0] for s in rest if s[:1]==['Perhaps you meant:'] and s[1:]]
-    hint = f'; perhaps you meant {guesses[0]}' if guesses else ''
-    return text.replace(' (required)', '') + hint
-
-# %% ../nbs/90_cli.ipynb #f0e64128
-def _described(info):
-    "How the parser makes one of our configs: field by field, each with its description"
-    from tyro.constructors import StructConstructorSpec, StructFieldSpec
-    cls = info.type
-    ours = dataclasses.is_dataclass(cls) and cls.__module__.startswith(('goalmisgen.','__main__'))
-    if not ours: return None # the parser has classes of its own
-    kinds = get_type_hints(cls, include_extras=True)
-    described = describe_fields(cls)
-    fields = [StructFieldSpec(f.name, kinds[f.name], _default(f, info.default), described[f.name])
-              for f in dataclasses.fields(cls)]
-    return StructConstructorSpec(cls, tuple(fields))
-
-# %% ../nbs/90_cli.ipynb #f3ef6da0
-def _default(f, instance):
-    "What an option is if it is not typed: as in the config that stands for it, or as the field says"
-    from tyro.constructors import MISSING
-    if dataclasses.is_dataclass(instance): return getattr(instance, f.name)
-    if f.default is not dataclasses.MISSING: return f.default
-    return MISSING if f.default_factory is dataclasses.MISSING else f.default_factory()
-
 # %% ../nbs/90_cli.ipynb #acd2d194
 COMMANDS = {'study':StudyCommand, 'train':TrainCommand, 'train-ppo':TrainPPOCommand,
             'evaluate':EvaluateCommand, 'watch':WatchCommand, 'play':PlayCommand, 'pictures':PicturesCommand}
@@ -360,40 +284,6 @@ def _commands(args) -> dict:
     from goalmisgen.rewards.commands import REWARD_COMMANDS
     return COMMANDS | REWARD_COMMANDS
 
-# %% ../nbs/90_cli.ipynb #a904cb16
-def _parse(args):
-    "The command that was typed; the parser leaves with `SystemExit` if there is none, and after help"
-    from tyro.constructors import ConstructorRegistry
-    from tyro.extras import subcommand_cli_from_dict
-    registry = ConstructorRegistry()
-    registry.struct_rule(_described)
-    return subcommand_cli_from_dict(_commands(args), args=args, prog='goalmisgen', registry=registry,
-                                    description='Goal misgeneralisation, colour against shape.')
-
-# %% ../nbs/90_cli.ipynb #262315dd
-def _parsed(args):
-    "The command that was typed. `SystemExit` with status 2 if there is none, and with 0 after help"
-    try:
-        with contextlib.redirect_stderr(io.StringIO()): return _parse(args)
-    except SystemExit as e:
-        if not e.code: raise
-    about = f' {args[0]}' if args and args[0] in _commands(args) else ''
-    print(f'goalmisgen: {_reworded(_complaint(args))}\nSee goalmisgen{about} --help', file=sys.stderr)
-    sys.exit(2)
-
-# %% ../nbs/90_cli.ipynb #e73f1765
-def _complaint(args):
-    "What the parser says of a command line that it cannot read, without line breaks"
-    said = io.StringIO()
-    width = os.environ.get('COLUMNS')
-    os.environ['COLUMNS'] = '100000'
-    try:
-        with contextlib.redirect_stderr(said), contextlib.suppress(SystemExit): _parse(args)
-    finally:
-        del os.environ['COLUMNS']
-        if width is not None: os.environ['COLUMNS'] = width
-    return said.getvalue()
-
 # %% ../nbs/90_cli.ipynb #0d228099
 def main(args=None): # Default: what was typed
     "The `goalmisgen` command. Exit status 2 for bad input, 1 if something failed, 130 after Ctrl-C"
@@ -403,7 +293,7 @@ def main(args=None): # Default: what was typed
     args = sys.argv[1:] if args is None else list(args)
     working = False
     try:
-        command = _with_paths(_parsed(args))
+        command = parse_command(_commands(args), args)
         working = True
         with _warnings_in_one_line(): command()
         sys.stdout.flush()

@@ -13,6 +13,7 @@ from goalmisgen.agents.examples import example_dir
 from goalmisgen.agents.impala import Policy, save_policy
 from goalmisgen.evaluation import exact
 from goalmisgen.evaluation.results import read_results
+from goalmisgen.parsing import expanded
 
 pytestmark = pytest.mark.slow
 
@@ -152,7 +153,7 @@ def test_paths_as_people_type_them(capsys, tmp_path, monkeypatch):
         assert typed(capsys, 'watch', *words, '--frames', '3', '--scale', '2')[0] == 0 and (home/f'a{i}.gif').exists()
     assert not any(here.iterdir())
     (here/'~').mkdir()  # somebody has it
-    assert cli._expanded(Path('~')) == Path('~') and cli._expanded((Path('$HOME/x'), 3)) == (home/'x', 3)
+    assert expanded(Path('~')) == Path('~') and expanded((Path('$HOME/x'), 3)) == (home/'x', 3)
 
 
 def test_a_reader_that_leaves_is_no_error():
