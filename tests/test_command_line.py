@@ -11,7 +11,7 @@ import pytest
 from goalmisgen import cli
 from goalmisgen.agents.examples import example_dir
 from goalmisgen.agents.impala import Policy, save_policy
-from goalmisgen.evaluation import exact
+from goalmisgen.evaluation import questions
 from goalmisgen.evaluation.results import read_results
 from goalmisgen.parsing import expanded
 
@@ -42,7 +42,7 @@ def refused(capsys, *words):
 @pytest.fixture
 def agent(tmp_path, monkeypatch):
     "An untrained agent, and four levels to ask it on"
-    monkeypatch.setattr(exact, 'PUBLISHED_SEEDS', range(100000, 100004))
+    monkeypatch.setattr(questions, 'PUBLISHED_SEEDS', range(100000, 100004))
     return save_policy(Policy(0), tmp_path/'pop'/'agent-0', dict(seeds=dict(agent=0), updates=1, config=dict(goal='yellow line', background='grey', size=5)))
 
 

@@ -97,9 +97,14 @@ class EvaluationPlan:
     lengths:bool = False # Are episode lengths kept?
 
     @property
+    def stem(self):
+        "The table's name without its suffix"
+        return self.out.name.removesuffix('.gz').removesuffix('.csv')
+
+    @property
     def home(self):
         "The folder of answers"
-        return self.out.with_name(self.out.name.removesuffix('.gz').removesuffix('.csv'))
+        return self.out.with_name(self.stem)
 
     @property
     def files(self):
@@ -123,8 +128,8 @@ def _check_plan(plan):
     check_agents(plan.files)
     check_name(plan.population)
     for run in plan.agents: check_name(run, 'agent')
-    stem = plan.home.name
-    require(stem and stem!=plan.out.name, 'out', str(plan.out), 'a name ending in .csv or .csv.gz')
+    named = plan.stem and plan.stem!=plan.out.name
+    require(named, 'out', str(plan.out), 'a name ending in .csv or .csv.gz')
     for path in (plan.out, *map(plan.answers, plan.agents)): check_output(path)
     if plan.out.exists(): read_results(plan.out)
 
