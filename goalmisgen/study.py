@@ -11,7 +11,6 @@ import base64, html, json, math
 from dataclasses import dataclass
 from pathlib import Path
 from string import Template
-from .agents import ppo
 from .agents.exact_ppo import ExactPPOConfig
 from .agents.population import agent_dir, agents_of, algorithm_of, train_population
 from .agents.ppo import PPOConfig
@@ -218,7 +217,7 @@ _OUR_ALGORITHM = (', which solves for advantages\ninstead of sampling them. It i
 def _caveats(study):
     "What the figures do not show: words for the page"
     algorithm = algorithm_of(study.config)
-    about = ', the paper’s algorithm' if algorithm==ppo.ALGORITHM else _OUR_ALGORITHM
+    about = ', the paper’s algorithm' if isinstance(study.config, PPOConfig) else _OUR_ALGORITHM
     world = 'The whole world of this background has 204 training levels.'
     if study.config.background=='textured': world = 'Levels differ in walls, objects and texture.'
     return dict(algorithm=algorithm, about_algorithm=about, about_levels=world,
