@@ -25,48 +25,67 @@ os.environ.update(dict.fromkeys(['OMP_NUM_THREADS', 'MKL_NUM_THREADS', 'OPENBLAS
 QUESTIONS = ('red line vs yellow gem', 'blue line vs black gem') # what the agents can do, and what many cannot
 
 
+def drawn(question, seeds):
+    "The levels of some seeds, drawn, and which of them each seed is"
+    from goalmisgen.evaluation.questions import RenderCache, evaluation_levels
+    level_set = evaluation_levels(seeds, question.background)
+    return RenderCache().draw(question, level_set.levels), level_set.index
+
+
 def publishedly(path, question, seeds):
     "CPU seconds of loading and of playing, and steps: one episode on each level, the published way"
     import torch
     from goalmisgen.agents.impala import load_policy
-    from goalmisgen.env.maze import ACTION_MOVES
-    from goalmisgen.evaluation.exact import render_levels
-    stages = [render_levels.__wrapped__(question, range(s, s+1)) for s in seeds]
     load = play = steps = 0
+    levels = [drawn(question, range(s, s+1))[0] for s in seeds]
     torch.manual_seed(42)
-    for st in stages:
+    for rendered in levels:
         begin = process_time()
         policy = load_policy(path).to(memory_format=torch.contiguous_format)
         load += process_time()-begin
         begin = process_time()
-        state, t, outcome = st.table.start, 0, 0
-        while t < 500 and not outcome:
-            x = st.frames(state).permute(0, 3, 1, 2).contiguous().float()/255
-            with torch.no_grad():
-                h = policy.embedder(x)
-                policy.fc_value(h)
-                action = torch.distributions.Categorical(logits=policy.fc_policy(h)).sample()
-            move = ACTION_MOVES[int(action)]
-            outcome, state, t = int(st.table.outcome[state, move]), st.table.next[state, move].long(), t+1
-        steps += t
+        steps += one_episode(policy, rendered)
         play += process_time()-begin
     return load, play, steps
+
+
+def one_episode(policy, rendered):
+    "The steps of an episode on the one level that is drawn, a frame at a time"
+    import torch
+    from goalmisgen.env.table import ACTION_MOVES
+    table = rendered.table
+    state = table.start
+    steps = 0
+    while steps < 500:
+        x = rendered.frames(state).permute(0, 3, 1, 2).contiguous().float()/255
+        with torch.no_grad():
+            h = policy.embedder(x)
+            policy.fc_value(h)
+            action = torch.distributions.Categorical(logits=policy.fc_policy(h)).sample()
+        move = ACTION_MOVES[int(action)]
+        steps += 1
+        if int(table.outcome[state, move]): break
+        state = table.next[state, move].long()
+    return steps
 
 
 def in_batches(path, question, seeds):
     "CPU seconds of loading and of playing, and steps: one episode on each level, all at once, every step looked at"
     import torch
     from goalmisgen.agents.impala import action_probs, load_policy
-    from goalmisgen.env.maze import ACTION_MOVES
-    from goalmisgen.evaluation.exact import render_levels, evaluation_levels
-    st, moves, rng = render_levels.__wrapped__(question, seeds), torch.tensor(ACTION_MOVES), torch.Generator().manual_seed(42)
-    policy, state, steps = load_policy(path), st.table.start[torch.as_tensor(evaluation_levels(seeds).index)], 0
+    from goalmisgen.env.table import ACTION_MOVES
+    rendered, index = drawn(question, seeds)
+    table = rendered.table
+    moves, rng = torch.tensor(ACTION_MOVES), torch.Generator().manual_seed(42)
+    policy = load_policy(path)
+    state = table.start[torch.as_tensor(index)]
+    steps = 0
     begin = process_time()
     for _ in range(500):
-        p = action_probs(policy, st.frames(state), 64)
+        p = action_probs(policy, rendered.frames(state), 64)
         move = moves[torch.multinomial(p, 1, generator=rng)[:, 0]]
         steps += len(state)
-        state = st.table.next[state, move].long()[st.table.outcome[state, move] == 0]
+        state = table.next[state, move].long()[table.outcome[state, move] == 0]
         if not len(state): break
     return 0, process_time()-begin, steps
 
@@ -74,35 +93,38 @@ def in_batches(path, question, seeds):
 def ours(path, question, protocol):
     "CPU seconds and the result of an evaluation, nothing being kept from before"
     from goalmisgen.agents.impala import load_policy
-    from goalmisgen.evaluation.exact import render_levels
     from goalmisgen.evaluation.protocol import evaluate
-    render_levels.cache_clear()
     begin = process_time()
-    return evaluate(load_policy(path), question, protocol), process_time()-begin
+    result = evaluate(load_policy(path), question, protocol)
+    return process_time()-begin, result
 
 
 def measure(folder, numbers, levels, all_states):
     "Rows of the table"
     from goalmisgen.agents.population import agents_of
-    from goalmisgen.evaluation.exact import Setting
-    from goalmisgen.evaluation.protocol import Protocol
+    from goalmisgen.evaluation.questions import Setting
     agents = agents_of(folder)
     for text in QUESTIONS:
-        question = Setting.parse(text)
         for n in numbers:
-            where, some = agents[n]/'model.safetensors', range(100000, 100000+levels)
-            row = dict(agent=n, question=text)
-            for side, protocol in dict(exact=Protocol(), sampled=Protocol('sampled')).items():
-                r, cpu = ours(where, question, protocol)
-                yield row | dict(side=side, levels=1000, cpu_seconds=cpu, num_forward_frames=r.num_forward_frames, mean_length=r.capability, per_1000=cpu)
-                if side == 'exact': length = r.capability
-            if n == numbers[0] and all_states:
-                r, cpu = ours(where, question, Protocol(tolerance=0.))
-                yield row | dict(side='exact, all states', levels=1000, cpu_seconds=cpu, num_forward_frames=r.num_forward_frames, mean_length=r.capability, per_1000=cpu)
-            for side, play in dict(published=publishedly, batched=in_batches).items():
-                load, cpu, steps = play(where, question, some)
-                per_1000 = 1000*(load/levels + length*cpu/steps)
-                yield row | dict(side=side, levels=levels, cpu_seconds=load+cpu, num_forward_frames=steps, mean_length=steps/levels, per_1000=per_1000)
+            path = agents[n]/'model.safetensors'
+            for row in measure_agent(path, Setting.parse(text), levels, all_states and n == numbers[0]):
+                yield dict(agent=n, question=text) | row
+
+
+def measure_agent(path, question, levels, all_states):
+    "The rows of one agent and question, without their names"
+    from goalmisgen.evaluation.protocol import Protocol
+    protocols = {'exact': Protocol(), 'sampled': Protocol('sampled')}
+    if all_states: protocols['exact, all states'] = Protocol(tolerance=0.)
+    length = {}
+    for side, protocol in protocols.items():
+        cpu, r = ours(path, question, protocol)
+        length[side] = r.capability
+        yield dict(side=side, levels=1000, cpu_seconds=cpu, num_forward_frames=r.num_forward_frames, mean_length=r.capability, per_1000=cpu)
+    for side, play in dict(published=publishedly, batched=in_batches).items():
+        load, cpu, steps = play(path, question, range(100000, 100000+levels))
+        per_1000 = 1000*(load/levels + length['exact']*cpu/steps)
+        yield dict(side=side, levels=levels, cpu_seconds=load+cpu, num_forward_frames=steps, mean_length=steps/levels, per_1000=per_1000)
 
 
 def main():
@@ -123,13 +145,15 @@ def main():
               f"{row['num_forward_frames']:7,} frames, {row['mean_length']:6.1f} steps", flush=True)
     table = pd.DataFrame(rows)
     wide = table[table.side != 'exact, all states'].pivot(index=['question', 'agent'], columns='side', values='per_1000')
-    wide['published / sampled'], wide['batched / exact'] = wide.published/wide.sampled, wide.batched/wide.exact
+    wide['published / sampled'] = wide.published/wide.sampled
+    wide['batched / exact'] = wide.batched/wide.exact
     wide['sampled / exact'] = wide.sampled/wide.exact
     print('\nCPU seconds for 1,000 levels, and how many times dearer; published and batched are extrapolated')
     print(wide.round(1).to_string())
     for q in QUESTIONS:
         cpu = table[(table.side == 'exact') & (table.question == q)].cpu_seconds.mean()
-        print(f'{q}, exact: {cpu:.1f} CPU seconds an agent; 100 agents on two cores: {100*cpu/2/60:.1f} minutes (extrapolated from {len(a.agents)})')
+        minutes = 100*cpu/2/60
+        print(f'{q}, exact: {cpu:.1f} CPU seconds an agent; 100 agents on two cores: {minutes:.1f} minutes (extrapolated from {len(a.agents)})')
     if a.out: table.round(dict(cpu_seconds=3, mean_length=3, per_1000=3)).to_csv(a.out, index=False)
 
 

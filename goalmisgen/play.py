@@ -10,7 +10,7 @@ import re, sys
 import numpy as np
 from codecs import getincrementaldecoder
 from .core import integer, require
-from .env.maze import TIMEOUT
+from .env.table import TIMEOUT
 from .env.objects import CHANNELS
 from .env.render import human_view
 from .env.worlds import WORLDS, get_world, make_env

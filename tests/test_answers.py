@@ -17,7 +17,8 @@ from goalmisgen.agents.impala import Policy, save_policy
 from goalmisgen.jobs import Outcome
 from goalmisgen.evaluation import population as populations
 from goalmisgen.evaluation.agents import AgentFile, agent_files
-from goalmisgen.evaluation.exact import PUBLISHED_SEEDS, Setting, evaluate_exact, seed_range, evaluation_levels
+from goalmisgen.evaluation.exact import evaluate_exact
+from goalmisgen.evaluation.questions import PUBLISHED_SEEDS, Setting, evaluation_levels, seed_range
 from goalmisgen.evaluation.files import check_output, locked, read_cells, write_table
 from goalmisgen.evaluation.population import by_step, evaluate_population, find_agents
 from goalmisgen.evaluation.protocol import Protocol, ResultsFile, evaluate_agent, row_key

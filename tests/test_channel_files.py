@@ -54,7 +54,7 @@ def test_an_eye_that_only_fears_the_dark_is_not_needed(background):
     "A walker that minds nothing but pixels of 0 in a channel, of which nothing but goals has many, loses nothing with the channel"
     rendered = intervened_levels('red line', background, 6)
     from goalmisgen.env.chain import shortest_path_moves
-    from goalmisgen.env.maze import ACTION_MOVES
+    from goalmisgen.env.table import ACTION_MOVES
     action = torch.eye(15)[[ACTION_MOVES.index(m) for m in range(5)]]
     every = rendered.frames(torch.arange(len(rendered.table)))
     best = dict(zip((f.tobytes() for f in every[..., 0].numpy()), action[shortest_path_moves(rendered.table).argmax(1)]))

@@ -17,10 +17,10 @@ from goalmisgen.analysis.scores import (SCORE_KINDS, INTERVENTIONS, SCORE_COLUMN
     channel_scores, read_scores, score_agent, score_population)
 from goalmisgen.env.chain import shortest_path_moves
 from goalmisgen.env.levels import TRAIN, census, generate
-from goalmisgen.env.maze import ACTION_MOVES
+from goalmisgen.env.table import ACTION_MOVES
 from goalmisgen.env.objects import CHANNELS
 from goalmisgen.env.render import TEXTURES, Renderer
-from goalmisgen.evaluation.exact import Setting
+from goalmisgen.evaluation.questions import Setting
 
 pytestmark = pytest.mark.slow
 

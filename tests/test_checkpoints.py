@@ -17,7 +17,8 @@ from goalmisgen.agents.population import train_population
 from goalmisgen.agents.ppo import PPO, PPOConfig
 from goalmisgen.agents.training import Seeds, train_agent
 from goalmisgen.core import read_json
-from goalmisgen.evaluation.exact import Setting, evaluate_exact
+from goalmisgen.evaluation.exact import evaluate_exact
+from goalmisgen.evaluation.questions import Setting
 
 SMALL_PPO = PPOConfig(size=3, num_envs=8, rollout=8, minibatches=2, epochs=1, env_steps=192, checkpoints=0, precision='float32')
 SMALL = ExactPPOConfig(size=3, updates=6, updates_per_solve=2, levels_per_solve=8, batch_size=64, checkpoint_every=1, precision='float32')

@@ -18,7 +18,7 @@ from goalmisgen.analysis.preferences import (as_table, most_different, of_settin
 from goalmisgen.analysis.scatter import scatter
 from goalmisgen.analysis.regression import pairs
 from goalmisgen.analysis.seeds import lean, main_effects, seed_grid, seed_table
-from goalmisgen.evaluation.exact import Setting
+from goalmisgen.evaluation.questions import Setting
 from goalmisgen.evaluation.intervals import correlation_of, count_of, explained, mean_of, prefer_first, proportion_of
 from goalmisgen.evaluation.tables import load_table
 

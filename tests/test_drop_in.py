@@ -9,7 +9,8 @@ import pytest
 from goalmisgen.core import to_dict
 from goalmisgen.env.adapters import procgen_like
 from goalmisgen.env.levels import DUEL, MazeSpec, generate, make_levels
-from goalmisgen.env.maze import MazeEnv, level_seeds
+from goalmisgen.env.maze import MazeEnv
+from goalmisgen.env.random import level_seeds
 from goalmisgen.env.objects import GoalObject
 from goalmisgen.env.render import Renderer, human_view
 from goalmisgen.env.worlds import ALIASES, WORLDS, get_world, make_env

@@ -10,7 +10,10 @@ from hypothesis import strategies as st
 from goalmisgen.env import maze
 from goalmisgen.env.levels import (DUEL, OBJ1, OBJ2, SPACE, TRAIN, WALL, Levels, MazeSpec, census, check_seeds, distances, draw_level, find_levels,
                                    generate, make_levels, parse_level, random_words)
-from goalmisgen.env.maze import MazeEnv, StateTable, env_seeds, level_seeds
+from goalmisgen.env.maze import MazeEnv
+from goalmisgen.env.random import level_orders, level_seeds
+from goalmisgen.env.rendered import RenderedLevels
+from goalmisgen.env.table import MOVE_STEPS, StateTable
 from goalmisgen.env.render import Renderer, human_view
 
 some = settings(max_examples=25, derandomize=True, deadline=None)
@@ -48,7 +51,7 @@ def test_level_order(seed, num_envs, num_levels, start):
     def words(s, n): return np.random.RandomState(s).randint(0, 2**32, n, np.uint32).astype(int)
     rows = [words(s, 20) % (num_levels or 2**31-1) + start*bool(num_levels) for s in words(seed, num_envs)]
     np.testing.assert_array_equal(level_seeds(seed, num_envs, 20, num_levels, start), np.transpose(rows))
-    np.testing.assert_array_equal(env_seeds(seed, num_envs), words(seed, num_envs))
+    np.testing.assert_array_equal(level_orders(seed, num_envs), words(seed, num_envs))
 
 
 # Levels
@@ -199,7 +202,7 @@ class SlowMaze:
 def assert_same_game(spec, seed, num_levels, start_level, steps, biased):
     "Three environments of `MazeEnv` and three slow ones play the same game. Returns the number of episodes that end"
     env = MazeEnv(3, spec, 'textured', num_levels=num_levels, start_level=start_level, seed=seed)
-    slow = [SlowMaze(spec, s, num_levels, start_level if num_levels else 0) for s in env_seeds(seed, 3).tolist()]
+    slow = [SlowMaze(spec, s, num_levels, start_level if num_levels else 0) for s in level_orders(seed, 3).tolist()]
     renderer, rng, ends = Renderer(spec.size, env.renderer.objects, 'textured'), np.random.default_rng(seed), 0
     for t in range(steps):
         state = [env.table.cell[env.state], env.table.facing[env.state], env.time, env.level_seed]
@@ -243,7 +246,7 @@ def test_table_and_queue(spec, seed, background):
             if t % 10 == 0: log.append(env.frames().clone())
         return env, log
     (small, a), (large, b) = play(2**40), play(0)
-    assert small._row_of is not None and large._row_of is None
+    assert type(small.source) is maze.FixedLevels and type(large.source) is maze.StreamedLevels
     for x, y in zip(a, b): assert torch.equal(x, y)
 
 
@@ -257,7 +260,7 @@ def test_state_table(spec, seed):
     level, cell, facing = (np.asarray(a) for a in (table.level, table.cell, table.facing))
     place = {(c, f): k for k, (c, f) in enumerate((c, f) for c in range(table.num_places//2) for f in (0, 1))}
     assert len(place) == 2*table.size*table.size and table.place.tolist() == [place[k] for k in zip(cell.tolist(), facing.tolist())]
-    for m, (dx, dy) in enumerate(maze.MOVE_STEPS):
+    for m, (dx, dy) in enumerate(MOVE_STEPS):
         to, outcome = table.next[:, m].numpy(), table.outcome[:, m].numpy()
         assert (level[to] == level).all()
         x, y = cell % n + dx, cell//n + dy
@@ -279,11 +282,12 @@ def test_observations(spec, seed, background):
     "The rows of distinct frames give every state its own frame"
     levels = generate(spec, range(seed, seed+6))
     levels = replace(levels, background=np.full(6, seed % 9, np.uint8))
-    table = StateTable(levels, spec.rewards)
     renderer = Renderer(spec.size, ('black gem', 'red line')[:len(spec.rewards)], background)
-    frames, row = table.observations(renderer)
+    rendered = RenderedLevels(levels, renderer, spec.rewards)
+    table, (frames, row) = rendered.table, rendered.distinct_frames()
     assert torch.equal(frames[row], renderer.frames(renderer.scenes(levels), table.level, table.cell, table.facing))
-    assert len(frames) == row.max()+1
+    assert torch.equal(frames[row], rendered.all_frames(chunk=7))
+    assert len(frames) == row.max()+1 == len({f.tobytes() for f in frames.numpy()})
 
 
 # What is refused

@@ -10,10 +10,12 @@ import torch
 from goalmisgen.agents.impala import Policy, action_probs, load_policy, save_policy
 from goalmisgen.env.chain import move_probs, shortest_path_moves
 from goalmisgen.env.levels import OBJ1, OBJ2, distances
-from goalmisgen.env.maze import ACTION_MOVES, TIMEOUT
-from goalmisgen.evaluation import exact
+from goalmisgen.env.table import ACTION_MOVES, TIMEOUT
+from goalmisgen.evaluation import questions
 from goalmisgen.evaluation.by_level import by_distance, level_table, nearer_first, place_map, stuck, visits_map
-from goalmisgen.evaluation.exact import PolicyCache, Setting, evaluate_exact, query_reachable_states, quantile, reach_bound, render_levels, evaluation_levels
+from goalmisgen.evaluation.exact import evaluate_exact, quantile, query_reachable_states, reach_bound
+from goalmisgen.evaluation.policies import PolicyCache
+from goalmisgen.evaluation.questions import RenderCache, Setting, evaluation_levels
 from goalmisgen.evaluation.population import by_step, evaluate_population, find_agents
 from goalmisgen.evaluation.published import published_agents, read_episodes, read_published, setting_of
 from goalmisgen.evaluation.files import write_table
@@ -51,6 +53,9 @@ def opinionated(seed, gain=150):
     return policy
 
 
+def drawn(setting, seeds): return RenderCache().draw(setting, evaluation_levels(seeds, setting.background).levels)
+
+
 POLICIES = dict(uniform=uniform, left=left, calm=capricious(0, .3), wild=capricious(1, 3), stubborn=capricious(2, 30),
                 network=opinionated(0))
 
@@ -63,7 +68,7 @@ def test_a_network_in_windows_says_what_it_says_to_whole_frames(setting):
     setting,network = Setting.parse(setting), opinionated(1, 600)
     a, b = PolicyCache(network), PolicyCache(lambda frames: action_probs(network, frames))
     windows, whole = (evaluate_exact(t, setting, FEW) for t in (a, b))
-    st = render_levels(setting, FEW)
+    st = drawn(setting, FEW)
     keys = a.keys(st)
     both = (a.row[keys] >= 0) & (b.row[b.keys(st)] >= 0)
     assert both.sum() > 300 and a.probs[a.row[keys[both]]].std(0).max() > .1
@@ -91,7 +96,7 @@ def test_lazy_agrees_with_full_within_its_certificate(name):
     asked, levels = PolicyCache(POLICIES[name]), FEW[:12] if name == 'network' else FEW
     for setting in (PAIR, Setting('black gem', 'white line'), Setting('green line', 'blue gem', 'textured')):
         full = evaluate_exact(asked, setting, levels, tolerance=0)
-        assert full.asked.all() and not full.unexplored_mass.any()
+        assert full.queried.all() and not full.unexplored_mass.any()
         for tolerance in (.1, 1e-3, 1e-6):
             lazy = evaluate_exact(asked, setting, levels, tolerance=tolerance)
             e, f, eps = lazy.endings, full.endings, 1e-12
@@ -106,13 +111,13 @@ def test_lazy_agrees_with_full_within_its_certificate(name):
 
 
 def test_a_decided_agent_is_asked_little_and_a_wanderer_everything():
-    share = {n: evaluate_exact(POLICIES[n], PAIR, FEW).asked.mean() for n in ('left', 'stubborn', 'uniform')}
+    share = {n: evaluate_exact(POLICIES[n], PAIR, FEW).queried.mean() for n in ('left', 'stubborn', 'uniform')}
     assert share['left'] < .04 and share['stubborn'] < .7 and share['uniform'] > .9
 
 
 def test_shortest_path_agent():
     "It is asked about the states on its way and no others, and arrives after as many steps as breadth-first search says"
-    st = render_levels(PAIR, FEW)
+    st = drawn(PAIR, FEW)
     move = shortest_path_moves(st.table).argmax(1)
     know = {f.tobytes(): ACTION_MOVES.index(int(m)) for f, m in zip(st.frames(torch.arange(len(st.table))).numpy(), move)}
     r = evaluate_exact(lambda frames: torch.nn.functional.one_hot(torch.tensor([know[f.numpy().tobytes()] for f in frames]), 15).double(), PAIR, FEW)
@@ -136,7 +141,7 @@ def arrivals(table, moves, known, horizon):
 
 @pytest.mark.parametrize('horizon', [5, 500])
 def test_bound_is_a_bound(horizon):
-    st, g = render_levels(PAIR, range(100000, 100010)), np.random.default_rng(0)
+    st, g = drawn(PAIR, range(100000, 100010)), np.random.default_rng(0)
     table = st.table
     for heat in (.3, 3):
         moves = move_probs(capricious(3, heat, .3)(st.frames(torch.arange(len(table)))))
@@ -150,7 +155,7 @@ def test_bound_is_a_bound(horizon):
 
 
 def test_unsure_is_what_gets_lost():
-    st = render_levels(PAIR, FEW)
+    st = drawn(PAIR, FEW)
     moves, known = query_reachable_states(PolicyCache(POLICIES['calm']), st, .05)
     lost = arrivals(st.table, moves.numpy(), known.numpy(), TIMEOUT)
     r = evaluate_exact(POLICIES['calm'], PAIR, FEW, tolerance=.05)
@@ -160,12 +165,10 @@ def test_unsure_is_what_gets_lost():
 
 def test_stages_make_no_difference(monkeypatch):
     whole = evaluate_exact(POLICIES['wild'], PAIR, FEW)
-    monkeypatch.setattr(exact, 'LEVELS_PER_RENDER', 7)
-    render_levels.cache_clear()
+    monkeypatch.setattr(questions, 'LEVELS_PER_RENDER', 7)
     parts = evaluate_exact(POLICIES['wild'], PAIR, FEW)
-    render_levels.cache_clear()
     for f in ('p1', 'p2', 'timeout', 'steps', 'visits', 'lengths'): np.testing.assert_allclose(getattr(parts.endings, f), getattr(whole.endings, f), atol=1e-12)
-    assert (parts.asked == whole.asked).all() and len(whole.endings.p1) > 14
+    assert (parts.queried == whole.queried).all() and len(whole.endings.p1) > 14
 
 
 def test_what_was_asked_before_changes_no_bit():
@@ -243,7 +246,7 @@ def test_greedy_takes_the_most_probable_action():
 
 def test_an_agent_that_takes_the_nearest():
     "Told from its frames alone, by a table: always a shortest path to whichever object is nearer"
-    st = render_levels(PAIR, FEW)
+    st = drawn(PAIR, FEW)
     far = torch.full((len(st.table),), float('inf'), dtype=torch.float64)
     for _ in range(60): far = torch.minimum(far, 1+torch.where(st.table.outcome > 0, 0., far[st.table.next.long()]).min(1).values)
     move = torch.where(st.table.outcome > 0, 0., far[st.table.next.long()]).argmin(1)

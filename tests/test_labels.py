@@ -20,7 +20,7 @@ from goalmisgen.analysis.preferences import as_table
 from goalmisgen.analysis.scatter import draw_scatter, scatter, scatter_grid
 from goalmisgen.analysis.regression import pairs, regression_plot
 from goalmisgen.env.objects import COLOURS, GoalObject
-from goalmisgen.evaluation.exact import Setting
+from goalmisgen.evaluation.questions import Setting
 from goalmisgen.evaluation.tables import load_table
 from goalmisgen.style import style
 

@@ -1,9 +1,11 @@
 """Tables and command lines, mutated at random from fixed seeds: refused in words, or read as what they were.
 
 A few hundred of each; GOALMISGEN_MUTATIONS=10000 for more."""
+import inspect
 import os
 import random
 import re
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,7 +15,8 @@ import pytest
 import torch
 
 from goalmisgen import cli
-from goalmisgen.evaluation.exact import Setting, evaluate_exact
+from goalmisgen.evaluation.exact import evaluate_exact
+from goalmisgen.evaluation.questions import Setting
 from goalmisgen.evaluation.results import (OLD_NAMES, columns_of_version, read_lengths, read_results, result_key, to_row, to_table, write_lengths,
                                            write_results)
 from goalmisgen.evaluation.sampled import evaluate_sampled
@@ -169,6 +172,7 @@ def idle(monkeypatch, tmp_path):
         return seen[-1]
     empty = pd.DataFrame(columns=['step', 'obj1', 'obj2', 'background', 'agent', 'preference', 'mean_length', 'timeout'])
     monkeypatch.setattr(cli, '_with_paths', keep)
+    monkeypatch.setattr(inspect, 'getsource', cache(inspect.getsource))  # of which help is made, each time anew
     monkeypatch.setattr(cli, 'watch', lambda *a, **kw: Path('film'))
     monkeypatch.setattr(cli, '_summary', lambda table: '')
     monkeypatch.setattr('goalmisgen.study.run_study', lambda *a, **kw: Path('page'))

@@ -120,7 +120,7 @@ def test_a_checkpoint_has_what_the_plain_loops_has():
     for _ in range(2): plain.learn(); parallel.learn()
     parallel.write_back(1)
     assert torch.equal(plain.rng.get_state(), ours.rng.get_state())
-    for k,v in plain.env.place.items(): assert torch.equal(v, ours.env.place[k]), k
+    for k,v in plain.env.state_dict().items(): assert torch.equal(v, ours.env.state_dict()[k]), k
     assert [plain.scale.mean, plain.scale.var, plain.scale.count]==pytest.approx([ours.scale.mean, ours.scale.var, ours.scale.count], rel=1e-12)
     a,b = plain.optimiser.state_dict()['state'], ours.optimiser.state_dict()['state']
     assert a.keys()==b.keys() and all(a[i]['step']==b[i]['step'] for i in a)

@@ -11,7 +11,7 @@ from scipy import stats
 from goalmisgen.analysis.comparison import compare_populations
 from goalmisgen.analysis.preferences import as_table, of_setting, published_dots, summarise
 from goalmisgen.analysis.scatter import density, draw_all, draw_scatter, scatter, scatter_grid
-from goalmisgen.evaluation.exact import Setting
+from goalmisgen.evaluation.questions import Setting
 from goalmisgen.evaluation.results import COLUMNS
 from goalmisgen.evaluation.settings import PAPER
 from goalmisgen.style import style

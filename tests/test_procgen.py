@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 
 from goalmisgen.env import procgen, states
 from goalmisgen.env.levels import DUEL, OBJ1, WALL, MazeSpec, _one_size, generate, make_levels, random_words
-from goalmisgen.env.maze import ACTION_MOVES, MazeEnv, StateTable, level_seeds
+from goalmisgen.env.maze import MazeEnv
+from goalmisgen.env.random import level_seeds
+from goalmisgen.env.table import ACTION_MOVES, StateTable
 from goalmisgen.env.objects import OBJECTS, GoalObject
 from goalmisgen.env.procgen import Engine, EngineMaze, check_state, put_level, read_levels, read_state, write_state
 from goalmisgen.env.render import Renderer

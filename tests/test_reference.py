@@ -11,7 +11,9 @@ from PIL import Image
 from scipy.stats import chi2
 
 from goalmisgen.env.levels import DUEL, OBJ1, OBJ2, TRAIN, WALL, MazeSpec, _generate, census, find_levels, generate, random_words
-from goalmisgen.env.maze import ACTION_MOVES, MazeEnv, StateTable, level_seeds
+from goalmisgen.env.maze import MazeEnv
+from goalmisgen.env.random import level_seeds
+from goalmisgen.env.table import ACTION_MOVES, StateTable
 from goalmisgen.env.render import Renderer, asset_dir, human_view
 
 REFERENCE = Path(__file__).parents[2]/'shared/reference'

@@ -8,7 +8,7 @@ from scipy import stats
 
 from goalmisgen.analysis.preferences import as_table
 from goalmisgen.analysis.regression import band, coefficients, correct, diagnose, influence, ols, pairs, regression_plot, residual_plots, simex
-from goalmisgen.evaluation.exact import Setting
+from goalmisgen.evaluation.questions import Setting
 
 matplotlib.use('Agg')
 X, Y = Setting('green line', 'red line'), Setting('yellow gem', 'red line')

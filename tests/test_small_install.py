@@ -13,7 +13,7 @@ import torch
 from goalmisgen.env.assets import PICTURE_FILES, asset_dir
 from goalmisgen.env.chain import absorption, move_probs
 from goalmisgen.env.levels import DUEL, generate
-from goalmisgen.env.maze import StateTable
+from goalmisgen.env.table import StateTable
 
 pytestmark = pytest.mark.slow
 
@@ -62,7 +62,8 @@ from goalmisgen.agents.training import Seeds, train_agent
 from goalmisgen.env.levels import DUEL, generate
 from goalmisgen.env.render import Renderer, human_view
 from goalmisgen.env.worlds import WORLDS, make_env
-from goalmisgen.evaluation.exact import Setting, evaluate_exact
+from goalmisgen.evaluation.exact import evaluate_exact
+from goalmisgen.evaluation.questions import Setting
 from goalmisgen.evaluation.results import to_row, to_table
 from goalmisgen.evaluation.sampled import evaluate_sampled
 

@@ -6,7 +6,8 @@ import pytest
 from goalmisgen.agents.examples import EXAMPLES, example_dir, load_example
 from goalmisgen.analysis.scores import run_case, shipped_scores
 from goalmisgen.core import read_json
-from goalmisgen.evaluation.exact import Setting, evaluate_exact
+from goalmisgen.evaluation.exact import evaluate_exact
+from goalmisgen.evaluation.questions import Setting
 from goalmisgen.evaluation.results import KEY
 from goalmisgen.evaluation.tables import TABLES, load_table
 

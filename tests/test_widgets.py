@@ -28,8 +28,8 @@ from goalmisgen.analysis.details import details_html
 from goalmisgen.analysis.explorer import Explorer, MAX_AGENTS_SHOWN, draw_panel, find_weights
 from goalmisgen.analysis.maze_view import MazeView, VIEW_NAMES
 from goalmisgen.env.levels import DUEL, generate
-from goalmisgen.env.maze import MOVES
-from goalmisgen.evaluation.exact import Setting
+from goalmisgen.env.table import MOVES
+from goalmisgen.evaluation.questions import Setting
 from goalmisgen.evaluation.tables import load_table
 
 pytestmark = pytest.mark.slow

@@ -10,7 +10,7 @@ from goalmisgen.agents.ppo import PPO, PPOConfig
 from goalmisgen.agents.training import Seeds
 from goalmisgen.agents.windows import SIDES, Layout, Look, _first_maps, answer, trace_footprints
 from goalmisgen.env.levels import DUEL, TRAIN, MazeSpec, generate
-from goalmisgen.env.maze import StateTable
+from goalmisgen.env.table import StateTable
 from goalmisgen.env.render import Renderer
 
 pytestmark = pytest.mark.slow

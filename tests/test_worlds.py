@@ -13,7 +13,8 @@ from answers import same
 from goalmisgen.env import maze
 from goalmisgen.env.adapters import Gym3Maze, GymnasiumMaze, GymnasiumMazes, procgen_like, register_worlds, single_env, vector_env
 from goalmisgen.env.levels import OBJ1, OBJ2, MazeSpec, distances, generate
-from goalmisgen.env.maze import ACTION_MOVES, MOVE_STEPS, StateTable, level_seeds
+from goalmisgen.env.random import level_seeds
+from goalmisgen.env.table import ACTION_MOVES, MOVE_STEPS, StateTable
 from goalmisgen.env.procgen import Engine, EngineMaze
 from goalmisgen.env.render import Renderer
 from goalmisgen.env.worlds import ALIASES, PICTURES, SUBSTITUTES, WORLDS, World, find_object, get_world, make_env, picture
@@ -210,7 +211,7 @@ def test_table_and_queue_draw_the_same(name, mode, monkeypatch):
     whole = make()
     monkeypatch.setattr(maze, 'SMALL_WORLD', 0)
     parts, out = make(), torch.empty((4, 64, 64, 3), dtype=torch.uint8)
-    assert len(whole.table.levels) <= 40 and parts._row_of is None
+    assert len(whole.table.levels) <= 40 and type(parts.source) is maze.StreamedLevels
     for t in range(40):
         for env in (whole, parts): env.step(ACTIONS[t, :4] if t % 13 else [-1, 4, -1, 4])
         np.testing.assert_array_equal(whole.frames(), parts.frames(out=out))

@@ -4,15 +4,16 @@
 
 # %% auto #0
 __all__ = ['POLICY_FILE_BYTES', 'MAX_STEP_RATIO', 'MAX_TIMEOUT_RATE', 'PopulationReport', 'agent_dir', 'agents_of',
-           'disk_per_agent', 'algorithm_of', 'check_claim', 'claim_folder', 'competence_summary', 'train_population',
-           'report_population']
+           'disk_per_agent', 'algorithm_of', 'check_claim', 'claim_folder', 'competence_summary', 'is_competent',
+           'train_population', 'report_population', 'as_seeds', 'unfinished', 'check_disk']
 
 # %% ../../nbs/agents/15_population.ipynb #7fd4236f
 import json, shutil, torch
 from dataclasses import dataclass, field
 from pathlib import Path
-from .training import (LEARNER_CLASSES, Seeds, check_tracker, fewest_steps, is_finished, resolve_precision,
-                                        tracker, train_agent)
+from .tracking import check_tracker, tracker
+from .training import (Seeds, fewest_steps, former_configs, is_finished, learner_class, remove_checkpoint,
+                                        resolve_precision, train_agent)
 from ..core import create_atomic, digest, read_json, require, seal, to_dict
 from ..jobs import Job, run_jobs
 
@@ -33,7 +34,10 @@ def agent_dir(folder, seed:int) -> Path:
 # %% ../../nbs/agents/15_population.ipynb #121db88e
 def agents_of(folder) -> dict:
     "The finished agents of a population: seed to folder, in order of seed"
-    found = {int(p.parent.name[6:]): p.parent for p in Path(folder).glob('agent-*/manifest.json') if p.parent.name[6:].isdigit()}
+    found = {}
+    for manifest in Path(folder).glob('agent-*/manifest.json'):
+        seed = manifest.parent.name.removeprefix('agent-')
+        if seed.isdigit(): found[int(seed)] = manifest.parent
     return dict(sorted(found.items()))
 
 # %% ../../nbs/agents/15_population.ipynb #51fb61e9
@@ -46,27 +50,35 @@ def disk_per_agent(config) -> tuple:
 
 def algorithm_of(config) -> str:
     "Name of the algorithm that a config belongs to. `ValueError` if no trainer goes by it"
-    require(type(config) in LEARNER_CLASSES, 'config', type(config).__name__, ', '.join(c.__name__ for c in LEARNER_CLASSES))
-    return LEARNER_CLASSES[type(config)].algorithm
+    return learner_class(config).algorithm
 
 # %% ../../nbs/agents/15_population.ipynb #8fdc56b0
 def _train_job(config, seeds, folder, device, track, report, stop):
     "`train_agent` as a job"
-    tell = tracker(track, folder, f'agent-{seeds.agent}', config)
-    def both(updates, metrics): report(updates); tell(updates, metrics)
-    return train_agent(config, seeds, folder, both, stop, device)
+    to_tracker = tracker(track, folder, f'agent-{seeds.agent}', config)
+    def tell(updates, metrics):
+        report(updates)
+        to_tracker(updates, metrics)
+    return train_agent(config, seeds, folder, tell, stop, device)
 
 # %% ../../nbs/agents/15_population.ipynb #007385f0
 def check_claim(folder, config, device='cpu'):
     "`ValueError` if `folder` is the home of another population than the one with this config. Changes nothing"
     home = Path(folder)/'population.json'
     if not home.exists(): return
-    found,mine = read_json(home), to_dict(config)
+    found = read_json(home)
     theirs = found.get('config')
-    precise = lambda c: dict(c, precision=resolve_precision(c.get('precision', 'auto'), device)) if isinstance(c, dict) else c
-    same = found.get('digest')==digest(config) or (found.get('algorithm')==algorithm_of(config) and precise(theirs)==precise(mine))
-    require(same, f'population in {folder}', theirs, f'{mine}, or another folder')
+    same = found.get('digest')==digest(config)
+    if not same and found.get('algorithm')==algorithm_of(config):
+        same = _in_precision(theirs, device) in [_in_precision(c, device) for c in former_configs(config)]
+    require(same, f'population in {folder}', theirs, f'{to_dict(config)}, or another folder')
 
+def _in_precision(config, device):
+    "A config as a dict, with what 'auto' means on this device in its place"
+    if not isinstance(config, dict): return config
+    return dict(config, precision=resolve_precision(config.get('precision', 'auto'), device))
+
+# %% ../../nbs/agents/15_population.ipynb #15382575
 def claim_folder(folder, config, device='cpu'):
     "Make `folder` the home of the population with this config; `ValueError` if it is another's"
     mine = seal(dict(format=2, algorithm=algorithm_of(config), digest=digest(config), config=to_dict(config)))
@@ -74,25 +86,36 @@ def claim_folder(folder, config, device='cpu'):
     check_claim(folder, config, device)
 
 # %% ../../nbs/agents/15_population.ipynb #727691f1
-MAX_STEP_RATIO,MAX_TIMEOUT_RATE = 1.25, .01 # Of a competent agent: times the fewest steps possible, and share of episodes
+MAX_STEP_RATIO = 1.25 # Of a competent agent: times the fewest steps possible
+MAX_TIMEOUT_RATE = .01 # Of a competent agent: share of episodes
 
 def competence_summary(found:dict, config) -> str: # found: seed to what the manifest says of the training levels
     "How well the agents learned, in a few lines, with a warning about those that did not"
     best = fewest_steps(config.size, config.num_levels)
-    known = {n: t for n,t in found.items() if t}
+    known = {seed: fared for seed, fared in found.items() if fared}
     if not known or not best: return 'How well they learned is not known: the levels of this world cannot be listed. Evaluate or watch the agents.'
-    steps,lost = ([t[k] for t in known.values()] for k in ('episode_length','timeout'))
+    steps = [fared['episode_length'] for fared in known.values()]
+    timeout = max(fared['timeout'] for fared in known.values())
     who = f'{len(known)} agents take {min(steps):.2f} to {max(steps):.2f}' if len(known)>1 else f'the agent takes {steps[0]:.2f}'
-    text = f'On the training levels {who} steps (fewest possible: {best:.2f}), with up to {max(lost):.2%} timeouts'
-    weak = {n: t for n,t in known.items() if t['episode_length']>MAX_STEP_RATIO*best or t['timeout']>MAX_TIMEOUT_RATE}
-    if not weak: return text
-    said = ', '.join(f'agent {n} ({t["episode_length"]:.1f} steps, {t["timeout"]:.1%} timeouts)' for n,t in list(weak.items())[:5])
-    more = f' and {len(weak)-5} more' if len(weak)>5 else ''
+    text = f'On the training levels {who} steps (fewest possible: {best:.2f}), with up to {timeout:.2%} timeouts'
+    weak = {seed: fared for seed, fared in known.items() if not is_competent(fared, best)}
+    return f'{text}\n{_warning(weak, config)}' if weak else text
+
+# %% ../../nbs/agents/15_population.ipynb #02621cbf
+def is_competent(fared:dict, best:float) -> bool: # what a manifest says of the training levels; the fewest steps possible there
+    "Does an agent find its way on its training levels?"
+    return fared['episode_length']<=MAX_STEP_RATIO*best and fared['timeout']<=MAX_TIMEOUT_RATE
+
+def _warning(weak, config):
+    "What to say of the agents that are not competent"
+    few = list(weak.items())[:5]
+    names = ', '.join(f'agent {seed} ({fared["episode_length"]:.1f} steps, {fared["timeout"]:.1%} timeouts)' for seed, fared in few)
+    more = f' and {len(weak)-len(few)} more' if len(weak)>len(few) else ''
     longer = 'env_steps' if hasattr(config, 'env_steps') else 'updates'
-    return f'{text}\nWarning: not competent: {said}{more}. Their preferences say little. Train longer ({longer}), in another folder'
+    return f'Warning: not competent: {names}{more}. Their preferences say little. Train longer ({longer}), in another folder'
 
 # %% ../../nbs/agents/15_population.ipynb #63ab4906
-def _trained_levels(folder):
+def _fared(folder):
     "What the manifest of a finished agent says of its training levels"
     found = read_json(Path(folder)/'manifest.json').get('training_levels')
     return found if isinstance(found, dict) else None
@@ -109,53 +132,64 @@ def train_population(config, # What they share: `PPOConfig` or `ExactPPOConfig`
                      ) -> PopulationReport:
     """Train every agent that is not finished yet. `ValueError` on bad input, before work starts and anything is written;
     `RuntimeError` if all failed, so that there is no agent"""
-    seeds = [s if isinstance(s, Seeds) else Seeds(s) for s in seeds]
-    todo = _check_call(config, seeds, folder, workers, device, track, run, progress)
+    seeds = as_seeds(seeds)
+    check_tracker(track)
+    todo = unfinished(config, seeds, folder, device)
+    run([], workers=workers, label='training', progress=False) # what the runner would refuse, it refuses now
+    check_disk(folder, config, todo, progress)
     claim_folder(folder, config, device)
-    for s in seeds: # trains nothing, and removes what a kill left behind
-        if s not in todo: train_agent(config, s, agent_dir(folder, s.agent))
-    task = lambda s: dict(config=config, seeds=s, folder=agent_dir(folder, s.agent), device=device, track=track)
-    jobs = [Job(f'agent {s.agent}', _train_job, task(s), config.updates) for s in todo]
-    out = run(jobs, workers=workers, label='training', progress=progress) if jobs else []
-    return report_population(config, seeds, folder, {s.agent: o.error for s,o in zip(todo,out) if o.error}, progress)
+    for s in seeds:
+        if s not in todo: remove_checkpoint(agent_dir(folder, s.agent))
+    jobs = [_job(config, s, folder, device, track) for s in todo]
+    outcomes = run(jobs, workers=workers, label='training', progress=progress) if jobs else []
+    failed = {s.agent: o.error for s, o in zip(todo, outcomes) if o.error}
+    return report_population(config, seeds, folder, failed, progress)
 
-def report_population(config, seeds, folder, failed, say) -> PopulationReport:
+def _job(config, seeds, folder, device, track):
+    task = dict(config=config, seeds=seeds, folder=agent_dir(folder, seeds.agent), device=device, track=track)
+    return Job(f'agent {seeds.agent}', _train_job, task, config.updates)
+
+# %% ../../nbs/agents/15_population.ipynb #cd181b60
+def report_population(config, seeds, folder, failed:dict, say:bool) -> PopulationReport: # failed: seed to error text
     "What became of these agents; says how well they learned. `RuntimeError` if all failed"
     finished = agents_of(folder)
-    known = {s.agent: _trained_levels(finished[s.agent]) for s in seeds if s.agent in finished}
+    known = {s.agent: _fared(finished[s.agent]) for s in seeds if s.agent in finished}
     if failed and not known: raise RuntimeError(_all_failed(failed))
     if say and known: print(competence_summary(known, config))
     return PopulationReport(Path(folder), tuple(known), failed, known)
 
 def _all_failed(failed):
     "The message of a run that came to nothing: each error's last line once, and the first in full"
-    last = dict.fromkeys(e.strip().splitlines()[-1] for e in failed.values())
-    return f'none of {len(failed)} agents could be trained: {"; ".join(list(last)[:5])}\n\n{next(iter(failed.values()))}'
+    last_lines = dict.fromkeys(error.strip().splitlines()[-1] for error in failed.values())
+    return f'none of {len(failed)} agents could be trained: {"; ".join(list(last_lines)[:5])}\n\n{next(iter(failed.values()))}'
 
 # %% ../../nbs/agents/15_population.ipynb #b0a3aa8a
-def _check_call(config, seeds, folder, workers, device, track, run, progress):
-    "`ValueError` on bad input; the seeds that are still to be trained"
+def as_seeds(seeds) -> list: # ints or `Seeds`
+    "The seeds of a population's agents. `ValueError` unless there is at least one, and their numbers all differ"
+    seeds = [s if isinstance(s, Seeds) else Seeds(s) for s in seeds]
     numbers = [s.agent for s in seeds]
-    require(len(set(numbers))==len(numbers) and numbers, 'seeds', numbers[:20], 'at least one, all different')
-    check_tracker(track)
+    require(numbers and len(set(numbers))==len(numbers), 'seeds', numbers[:20], 'at least one, all different')
+    return seeds
+
+def unfinished(config, seeds, folder, device='cpu') -> list:
+    "The seeds that are still to be trained. `ValueError` if torch has no such device, or `folder` or an agent in it is another's"
     _check_device(device)
     check_claim(folder, config, device)
-    todo = [s for s in seeds if not is_finished(config, s, agent_dir(folder, s.agent))]
-    run([], workers=workers, label='training', progress=False)
-    _check_disk(folder, config, todo, progress)
-    return todo
+    return [s for s in seeds if not is_finished(config, s, agent_dir(folder, s.agent))]
 
 # %% ../../nbs/agents/15_population.ipynb #2c5d1c76
 def _check_device(device):
     "`ValueError` unless torch has this device"
-    try: ok = torch.zeros(1, device=device).device is not None
-    except (RuntimeError, AssertionError) as e: ok,why = False, str(e).splitlines()[0]
-    require(ok, 'device', device, ok or f'cpu, or a GPU that torch can use ({why})')
+    try: torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as e: why = str(e).splitlines()[0]
+    else: return
+    require(False, 'device', device, f'cpu, or a GPU that torch can use ({why})')
 
-def _check_disk(folder, config, seeds, say):
+def check_disk(folder, config, seeds, say:bool):
     "Say how much disk the agents to come will take, beside what of them is there; `ValueError` if there is less"
-    final,most = (len(seeds)*b for b in disk_per_agent(config))
-    there = sum(p.stat().st_size for s in seeds for p in agent_dir(folder, s.agent).glob('*') if p.is_file())
+    final, most = (len(seeds)*size for size in disk_per_agent(config))
+    ours = {agent_dir(folder, s.agent) for s in seeds}
+    there = sum(p.stat().st_size for p in Path(folder).glob('agent-*/*') if p.parent in ours and p.is_file())
     home = next(p for p in (Path(folder).absolute(), *Path(folder).absolute().parents) if p.is_dir())
     free = shutil.disk_usage(home).free
     many = f'{len(seeds)} agent{"s"*(len(seeds)>1)}'

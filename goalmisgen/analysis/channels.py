@@ -95,7 +95,7 @@ def texture_pixels(texture, # Name or number of a texture
             f'{", ".join(TEXTURES)}, or 0 to 8')
     i = names.index(texture) % len(TEXTURES)
     if not seen: return load_picture(TEXTURES[i])[...,:3]
-    return Renderer(5, 'invisible gem', 'textured')._fill[i].numpy().reshape(64,64,3).astype(np.uint8)
+    return Renderer(5, 'invisible gem', 'textured').floor_pixels(i).numpy()
 
 # %% ../../nbs/analysis/32_channels.ipynb #fe4bd9ff
 def texture_table(seen:bool=False): # As in an observation, instead of as stored

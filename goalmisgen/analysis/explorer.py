@@ -24,7 +24,8 @@ from ..env.levels import DUEL, generate
 from ..evaluation.exact import Setting
 from ..evaluation.results import COLUMNS
 from ..evaluation.settings import find_settings
-from ..films.video import play_together, save_gif
+from ..films.episodes import play_together
+from ..films.video import save_gif
 from ..films.watch import film
 from ..style import style
 

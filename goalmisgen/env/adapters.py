@@ -11,7 +11,8 @@ from functools import lru_cache
 from importlib import import_module
 from fastcore.basics import patch
 from ..core import digest, integer, require, to_dict
-from .maze import ACTION_MOVES, MOVE_STEPS, MazeEnv, TIMEOUT
+from .maze import MazeEnv
+from .table import ACTION_MOVES, MOVE_STEPS, TIMEOUT
 from .objects import GoalObject
 from .worlds import ALIASES, WORLDS, get_world, make_env
 from ..style import enlarge
@@ -97,7 +98,7 @@ def _kind(maze):
 def get_state(self:Gym3Maze):
     "The state of each environment: list of bytes"
     maze = self._open()
-    columns = {k: v.tolist() for k,v in maze.place.items()} | dict(order=maze.orders.tolist(), reward=self._reward.tolist())
+    columns = {k: v.tolist() for k,v in maze.state_dict().items()} | dict(reward=self._reward.tolist())
     shared = dict(format=1, kind=_kind(maze))
     return [json.dumps(shared | dict(zip(columns, row)), sort_keys=True).encode() for row in zip(*columns.values())]
 
@@ -110,15 +111,14 @@ def set_state(self:Gym3Maze, states): # list of num states, as `get_state` gives
     rows = [_read_state(s, maze) for s in states]
     columns = {k: [r[k] for r in rows] for k in rows[0]}
     reward = np.array(columns.pop('reward'), np.float32)
-    orders = columns.pop('order')
-    maze.enter({k: torch.tensor(v, dtype=torch.int64) for k,v in columns.items()}, np.array(orders, np.int64))
+    maze.load_state_dict({k: torch.tensor(v, dtype=torch.int64) for k,v in columns.items()})
     self._reward,self._rgb = reward, None
 
 def _read_state(state, maze):
     "The numbers in a state"
     try: row = json.loads(bytes(state))
     except (TypeError, ValueError, RecursionError): row = None
-    names = {*maze.place, 'order', 'reward', 'format', 'kind'}
+    names = {*maze.state_dict(), 'reward', 'format', 'kind'}
     require(isinstance(row, dict) and set(row)==names, 'state', state, 'what `get_state` gave')
     require((row.pop('format'),row.pop('kind'))==(1, _kind(maze)), 'state', state, 'one of a maze of the same kind')
     require(type(row['reward']) is float and row['reward'] in (0., *maze.spec.rewards), 'reward in the state', row['reward'], '0, or a reward of this maze')

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['TRAIN', 'DUEL', 'SPACE', 'WALL', 'OBJ1', 'OBJ2', 'GLYPHS', 'world_size', 'MazeSpec', 'Levels', 'make_levels',
-           'draw_level', 'parse_level', 'distances', 'generate', 'LevelCensus', 'census', 'find_levels']
+           'draw_level', 'parse_level', 'place_of', 'num_places', 'distances', 'generate', 'distinct_levels',
+           'seeded_levels', 'LevelCensus', 'census', 'find_levels']
 
 # %% ../../nbs/env/03_levels.ipynb #4f3fe5b5
 import numpy as np
@@ -128,6 +129,15 @@ def parse_level(text:str, background:int=0) -> Levels:
     for code in np.intersect1d(grid, (OBJ1,OBJ2)):
         require(np.isfinite(distances(levels, code)[0]), f'object {GLYPHS[code]}', 'unreachable', 'a cell that the mouse can walk to')
     return levels
+
+# %% ../../nbs/env/03_levels.ipynb #f0d1230d
+def place_of(cell, facing):
+    "A place as one number, from a cell (size*y + x) and a facing (0 left, 1 right): integers or integer tensors"
+    return 2*cell + facing
+
+def num_places(size:int) -> int:
+    "How many places a world of this size has: every cell, twice"
+    return 2*size**2
 
 # %% ../../nbs/env/03_levels.ipynb #8f4cf040
 def distances(levels:Levels, code:int=OBJ1, avoid:int|None=None):
@@ -266,6 +276,21 @@ def _generate_all(spec, seeds, n):
         levels.grid[short] = again.grid
     return levels
 
+# %% ../../nbs/env/03_levels.ipynb #fc4896d9
+def distinct_levels(levels:Levels, # N levels
+                    textured:bool # Are two levels different if only their backgrounds are?
+                    ):
+    "The distinct levels among some, and which of them each is: `Levels`, int64 (N,)"
+    parts = [levels.grid.reshape(len(levels),-1)]
+    if textured: parts.append(levels.background[:,None])
+    _,first,row = np.unique(np.hstack([*parts, levels.start]), axis=0, return_index=True, return_inverse=True)
+    return levels[first], row.ravel()
+
+@lru_cache(maxsize=4)
+def seeded_levels(spec:MazeSpec, num_levels:int, start_level:int=0, textured:bool=False):
+    "`distinct_levels` of `num_levels` seeds, from `start_level` on"
+    return distinct_levels(generate(spec, np.arange(start_level, start_level+num_levels)), textured)
+
 # %% ../../nbs/env/03_levels.ipynb #2b538a70
 def _components(d, edges):
     "A label for each room after opening the candidates `edges`: dict from cell to representative"
@@ -339,6 +364,12 @@ class LevelCensus:
         p = np.bincount(idx.ravel(), self.prob)
         order = np.argsort(-p, kind='stable')
         return walls[order], p[order]
+
+    def with_textures(self):
+        "The same with each of the nine textures, which are equally likely: a `LevelCensus` of 9*M"
+        l,M = self.levels, len(self)
+        background = np.repeat(np.arange(9, dtype=np.uint8), M)
+        return LevelCensus(Levels(np.tile(l.grid, (9,1,1)), background, np.tile(l.start, (9,1)), np.tile(l.seeds, 9)), np.tile(self.prob, 9)/9)
 
 # %% ../../nbs/env/03_levels.ipynb #cefc9a26
 @lru_cache

@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from ..core import require
 from .levels import MazeSpec
-from .maze import MazeEnv, TIMEOUT
+from .maze import MazeEnv
+from .table import TIMEOUT
 from .objects import COLOURS, GoalObject, SPRITE_SIZE, line_mask
 from .assets import PICTURE_FILES, asset_dir
 

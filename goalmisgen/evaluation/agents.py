@@ -6,8 +6,8 @@
 __all__ = ['AgentFile', 'agent_files', 'check_agents', 'departures']
 
 # %% ../../nbs/evaluation/18_agents.ipynb #bd8b332a
-import dataclasses, hashlib, os, re, warnings
-from dataclasses import dataclass
+import hashlib, os, re, warnings
+from dataclasses import dataclass, replace
 from pathlib import Path
 from ..core import integer, read_json, require
 from ..env.levels import DUEL
@@ -32,31 +32,42 @@ class AgentFile:
         return hashlib.sha256(self.path.read_bytes()).hexdigest()[:16]
 
     @property
-    def trained(self): "Goal, background and size of the training"; return self.goal, self.background, self.size
+    def trained(self):
+        "Goal, background and size of the training"
+        return self.goal, self.background, self.size
 
 # %% ../../nbs/evaluation/18_agents.ipynb #fa7e0d9d
 def _training_of(manifest, where):
     "Goal, background and size in a manifest, as fields of `AgentFile`; `ValueError` if they are none"
-    c = manifest.get('config')
-    if not isinstance(c, dict) or not {'goal','background','size'}<=set(c): return {}
-    GoalObject.parse(c['goal'])
-    require(c['background'] in BACKGROUNDS, f'background in {where}', c['background'], ', '.join(BACKGROUNDS))
-    return dict(goal=c['goal'], background=c['background'], size=integer(c['size'], f'size in {where}', 3, 25))
+    config = manifest.get('config')
+    if not isinstance(config, dict) or not {'goal','background','size'}<=set(config): return {}
+    goal,background = config['goal'], config['background']
+    GoalObject.parse(goal) # raises if this is no object
+    require(background in BACKGROUNDS, f'background in {where}', background, ', '.join(BACKGROUNDS))
+    return dict(goal=goal, background=background, size=integer(config['size'], f'size in {where}', 3, 25))
 
 # %% ../../nbs/evaluation/18_agents.ipynb #cffc47b4
 def _from_manifest(folder):
     "The `AgentFile` of a finished agent; `ValueError` on a manifest that lacks what is needed"
-    m,where = read_json(folder/'manifest.json'), f'{folder}/manifest.json'
-    require(isinstance(m, dict), where, type(m).__name__, 'a JSON object')
-    seeds = m.get('seeds') if isinstance(m.get('seeds'), dict) else {}
-    agent,step = seeds.get('agent'), m.get('env_steps', m.get('updates'))
+    where = f'{folder}/manifest.json'
+    manifest = read_json(folder/'manifest.json')
+    require(isinstance(manifest, dict), where, type(manifest).__name__, 'a JSON object')
+    seeds = manifest.get('seeds') if isinstance(manifest.get('seeds'), dict) else {}
+    agent = seeds.get('agent')
+    step = manifest.get('env_steps', manifest.get('updates'))
     ok = type(agent) is int and type(step) is int and agent>=0 and step>=0
     require(ok, f'seeds.agent, and env_steps or updates, in {where}', (agent,step), 'integers of at least 0')
+    algorithm = str(manifest.get('algorithm', 'unknown'))
+    return AgentFile(folder/'model.safetensors', folder.name, _number_of(folder, agent), step, algorithm,
+                     **_training_of(manifest, where))
+
+def _number_of(folder, agent):
+    "The agent's number by its folder's name, where that is one; else by its manifest"
     named = re.fullmatch(r'agent-([0-9]{1,10})', folder.name)
-    if named and int(named[1])!=agent:
-        warnings.warn(f'{folder} is agent {int(named[1])} by its name and {agent} by its manifest: it is called by its name', stacklevel=3)
-        agent = int(named[1])
-    return AgentFile(folder/'model.safetensors', folder.name, agent, step, str(m.get('algorithm','unknown')), **_training_of(m, where))
+    if not named or int(named[1])==agent: return agent
+    number = int(named[1])
+    warnings.warn(f'{folder} is agent {number} by its name and {agent} by its manifest: it is called by its name', stacklevel=4)
+    return number
 
 # %% ../../nbs/evaluation/18_agents.ipynb #ff64d121
 def agent_files(path, # Folder of a finished agent, or a file of weights
@@ -65,26 +76,35 @@ def agent_files(path, # Folder of a finished agent, or a file of weights
     "The `AgentFile`s of one agent, in order of training. `FileNotFoundError` or `ValueError` if there is none"
     path = Path(os.path.abspath(Path(path).expanduser())) # so that . has a name
     if path.is_file(): return [_lone_file(path)]
-    if not (path/'manifest.json').exists(): raise FileNotFoundError(f'{path}: neither a file of weights nor the folder of a finished agent')
+    if not (path/'manifest.json').exists():
+        raise FileNotFoundError(f'{path}: neither a file of weights nor the folder of a finished agent')
     last = _from_manifest(path)
-    found = [(p, re.fullmatch(r'step-([0-9]{1,15})', p.stem)) for p in path.glob('step-*.safetensors')] if checkpoints else []
-    early = [dataclasses.replace(last, path=p, step=int(m[1])) for p,m in found if m and int(m[1])!=last.step]
+    early = _checkpoints(last) if checkpoints else []
     return sorted([*early, last], key=lambda f: f.step)
+
+def _checkpoints(last):
+    "The `AgentFile`s of the checkpoints before the finished agent `last`"
+    found = {p: re.fullmatch(r'step-([0-9]{1,15})', p.stem) for p in last.path.parent.glob('step-*.safetensors')}
+    steps = {p: int(named[1]) for p,named in found.items() if named}
+    return [replace(last, path=p, step=step) for p,step in steps.items() if step!=last.step]
 
 def _lone_file(path):
     "The `AgentFile` of weights alone; a manifest beside them says how they were trained"
     beside = path.with_name('manifest.json')
-    m = read_json(beside) if path.suffix=='.safetensors' and beside.is_file() else {}
-    return AgentFile(path, path.stem, **(_training_of(m, beside) if isinstance(m, dict) else {}))
+    manifest = read_json(beside) if path.suffix=='.safetensors' and beside.is_file() else {}
+    training = _training_of(manifest, beside) if isinstance(manifest, dict) else {}
+    return AgentFile(path, path.stem, **training)
 
 # %% ../../nbs/evaluation/18_agents.ipynb #27e7c794
 def check_agents(files):
     "`ValueError` if one of the `AgentFile`s was trained in mazes of a size in which there is no evaluation"
     for f in files:
-        require(f.size in (0,DUEL.size), f'size of the mazes that {f.run} was trained in', f.size, f'{DUEL.size}, the size of the evaluation levels')
+        require(f.size in (0,DUEL.size), f'size of the mazes that {f.run} was trained in', f.size,
+                f'{DUEL.size}, the size of the evaluation levels')
 
 def departures(files, settings) -> list:
     "In words, each background that some agents were trained on and are not asked on"
     trained = {f.background for f in files}-{'unknown'}
+    asked = {s.background for s in settings}
     return [f'trained on {a}, asked on {b}: the answers are about a background that is new to the agents'
-            for a in sorted(trained) for b in sorted({s.background for s in settings}-{a})]
+            for a in sorted(trained) for b in sorted(asked-{a})]

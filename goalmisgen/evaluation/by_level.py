@@ -10,8 +10,7 @@ __all__ = ['level_table', 'nearer_first', 'by_distance', 'draw_by_distance', 'pl
 import numpy as np
 from ..core import require
 from ..env.levels import DUEL, OBJ1, OBJ2, distances
-from ..env.maze import StateTable
-from ..env.render import Renderer
+from ..env.table import StateTable
 from .exact import ExactResult
 from .population import by_step
 from ..style import ACCENT, SERIES, SOFT, style
@@ -20,65 +19,86 @@ from ..style import ACCENT, SERIES, SOFT, style
 def level_table(result:ExactResult):
     "Data frame of the distinct levels: seed (-1 in the census), share, shortest paths to the objects, P(first), P(second), P(timeout), expected steps"
     import pandas as pd
-    t,e = result.level_set, result.endings
-    return pd.DataFrame(dict(seed=t.levels.seeds, share=t.shares, distance1=distances(t.levels, OBJ1), distance2=distances(t.levels, OBJ2),
-                             p1=e.p1, p2=e.p2, timeout=e.timeout, steps=e.steps, unexplored_mass=result.unexplored_mass))
+    levels = result.level_set.levels
+    places = dict(distance1=distances(levels, OBJ1), distance2=distances(levels, OBJ2))
+    chances = {name: getattr(result.endings, name) for name in ('p1','p2','timeout','steps')}
+    return pd.DataFrame(dict(seed=levels.seeds, share=result.level_set.shares, **places, **chances,
+                             unexplored_mass=result.unexplored_mass))
 
 # %% ../../nbs/evaluation/28_by_level.ipynb #343f7ca3
 def nearer_first(table # `level_table`
                  ) -> float:
     "P(the object reached is the nearer one), over the levels where one is, timeouts left out; nan if nothing is reached"
-    one,two = table.distance1<table.distance2, table.distance1>table.distance2
-    hit,miss = table.p1*one+table.p2*two, table.p2*one+table.p1*two
-    total = table.share @ (hit+miss)
-    return float(table.share @ hit/total) if total>0 else float('nan')
+    first_nearer = table.distance1<table.distance2
+    second_nearer = table.distance1>table.distance2
+    nearer = table.p1*first_nearer + table.p2*second_nearer
+    farther = table.p2*first_nearer + table.p1*second_nearer
+    reached = table.share @ (nearer+farther)
+    return float(table.share @ nearer/reached) if reached>0 else float('nan')
 
 # %% ../../nbs/evaluation/28_by_level.ipynb #9632b4c8
 def by_distance(table): # `level_table`
     "Data frame with a row for each difference in distance, second object minus first: share of the levels, preference, mean steps"
-    g = table.assign(lead=table.distance2-table.distance1, w1=table.share*table.p1, w2=table.share*table.p2, ws=table.share*table.steps).groupby('lead')
-    s = g[['share','w1','w2','ws']].sum()
-    return s.assign(preference=s.w1/(s.w1+s.w2), steps=s.ws/s.share)[['share','preference','steps']].reset_index()
+    weighted = table[['p1','p2','steps']].mul(table.share, axis=0).assign(share=table.share, lead=table.distance2-table.distance1)
+    total = weighted.groupby('lead').sum()
+    preference = total.p1/(total.p1+total.p2)
+    steps = total.steps/total.share
+    return total[['share']].assign(preference=preference, steps=steps).reset_index()
 
 # %% ../../nbs/evaluation/28_by_level.ipynb #f06a9c3f
-def _plain(name): return str(name).replace('$', r'\$') # no formula, whatever it looks like
+def _plain(name):
+    "A name as matplotlib shows it, and does not typeset it"
+    return str(name).replace('$', r'\$')
 
 def draw_by_distance(tables:dict): # name to `level_table`
     "Preference against how much nearer the first object is, a line for each table, the share of levels below; returns the figure"
     with style() as plt:
-        fig,(a,b) = plt.subplots(2, 1, figsize=(5.4,3.6), dpi=64, sharex=True, height_ratios=(4,1))
-        for (name,t),colour in zip(tables.items(), SERIES):
-            d = by_distance(t)
-            a.plot(d.lead, d.preference, 'o-', ms=4, color=colour, clip_on=False, label=f'{_plain(name)} ({nearer_first(t):.0%} nearer first)')
-        a.axhline(.5, color=SOFT, lw=.8, ls=(0,(2,3))); a.axvline(0, color=SOFT, lw=.8, ls=(0,(2,3)))
-        a.set(ylim=(0,1), ylabel='Preference', title='Preference and distance'); a.legend(fontsize=8)
-        b.bar(d.lead, d.share, color=SOFT, width=.7); b.set(xlabel='Steps that the first object is nearer', ylabel='Levels', yticks=[])
+        fig,(top,below) = plt.subplots(2, 1, figsize=(5.4,3.6), dpi=64, sharex=True, height_ratios=(4,1))
+        for (name,table),colour in zip(tables.items(), SERIES):
+            d = by_distance(table)
+            label = f'{_plain(name)} ({nearer_first(table):.0%} nearer first)'
+            top.plot(d.lead, d.preference, 'o-', ms=4, color=colour, clip_on=False, label=label)
+        dotted = dict(color=SOFT, lw=.8, ls=(0,(2,3)))
+        top.axhline(.5, **dotted)
+        top.axvline(0, **dotted)
+        top.set(ylim=(0,1), ylabel='Preference', title='Preference and distance')
+        top.legend(fontsize=8)
+        below.bar(d.lead, d.share, color=SOFT, width=.7)
+        below.set(xlabel='Steps that the first object is nearer', ylabel='Levels', yticks=[])
         fig.tight_layout()
     return fig
 
 # %% ../../nbs/evaluation/28_by_level.ipynb #6b55ab79
 def place_map(result:ExactResult, which:int=1): # `which`: 1 or 2
-    "P(object `which` is reached first) by the cell that it lies in, averaged over levels: float64 (5, 5), [y, x], y = 0 at the bottom, nan where it never lies"
+    """P(object `which` is reached first) by the cell that it lies in, averaged over levels.
+    float64 (5, 5), [y, x], y = 0 at the bottom, nan where it never lies"""
     require(which in (1,2), 'which object', which, '1 or 2')
-    t = result.level_set
-    here = t.levels.grid==(OBJ1 if which==1 else OBJ2)
+    shares,grid = result.level_set.shares, result.level_set.levels.grid
+    here = grid==(OBJ1 if which==1 else OBJ2)
     p = result.endings.p1 if which==1 else result.endings.p2
-    weight = np.einsum('l,lyx->yx', t.shares, here)
-    return np.divide(np.einsum('l,lyx->yx', t.shares*p, here), weight, out=np.full(weight.shape, np.nan), where=weight>0)
+    lies = np.einsum('l,lyx->yx', shares, here)
+    reached = np.einsum('l,lyx->yx', shares*p, here)
+    return np.divide(reached, lies, out=np.full(lies.shape, np.nan), where=lies>0)
 
 # %% ../../nbs/evaluation/28_by_level.ipynb #c7c30860
 def draw_place_maps(results:dict): # name to `ExactResult`
     "Two maps for each result, of the first and of the second object; returns the figure"
     with style() as plt:
         fig,axs = plt.subplots(2, len(results), figsize=(1.9*len(results)+.9,3.9), squeeze=False, layout='constrained')
-        for col,(name,r) in zip(axs.T, results.items()):
-            for k,ax in enumerate(col):
-                img = ax.imshow(place_map(r, k+1), origin='lower', vmin=0, vmax=1, cmap='viridis')
-                ax.set(xticks=[], yticks=[]); ax.grid(False); ax.set_title(_plain(name) if k==0 else '', fontsize=9)
-                ax.text(0, 0, 'start', ha='center', va='center', fontsize=7, color=SOFT)
-        for ax,obj in zip(axs[:,0], (r.setting.obj1,r.setting.obj2)): ax.set_ylabel(f'{obj} lies here', fontsize=8)
-        fig.colorbar(img, ax=axs, shrink=.7, label='P(it is reached first)')
+        for column,(name,result) in zip(axs.T, results.items()):
+            for which,ax in enumerate(column, 1): image = _draw_place_map(ax, result, which)
+            column[0].set_title(_plain(name), fontsize=9)
+        for ax,name in zip(axs[:,0], (result.setting.obj1,result.setting.obj2)): ax.set_ylabel(f'{name} lies here', fontsize=8)
+        fig.colorbar(image, ax=axs, shrink=.7, label='P(it is reached first)')
     return fig
+
+def _draw_place_map(ax, result, which):
+    "One map; returns the image"
+    image = ax.imshow(place_map(result, which), origin='lower', vmin=0, vmax=1, cmap='viridis')
+    ax.set(xticks=[], yticks=[])
+    ax.grid(False)
+    ax.text(0, 0, 'start', ha='center', va='center', fontsize=7, color=SOFT)
+    return image
 
 # %% ../../nbs/evaluation/28_by_level.ipynb #991e7da2
 def spread(result:ExactResult, n:int=12):
@@ -87,54 +107,65 @@ def spread(result:ExactResult, n:int=12):
     return order[np.linspace(0, len(order)-1, n).round().astype(int)]
 
 # %% ../../nbs/evaluation/28_by_level.ipynb #74eb1ee2
-def draw_levels(result:ExactResult, rows, cols:int=6): # `rows`: which of the trials' levels
+def draw_levels(result:ExactResult, rows, cols:int=6): # `rows`: which of the result's levels
     "Pictures of levels at their start, each above a bar of how its episodes end; returns the figure"
-    s,e = result.setting, result.endings
-    frames = Renderer(DUEL.size, (s.obj1,s.obj2), s.background).first_frames(result.level_set.levels[rows]).numpy()
+    frames = result.setting.renderer().first_frames(result.level_set.levels[rows]).numpy()
+    endings = result.endings
+    height = -(-len(rows)//cols) # in pictures, rounded up
     with style() as plt:
-        fig,axs = plt.subplots(-(-len(rows)//cols), cols, figsize=(1.2*cols, 1.38*-(-len(rows)//cols)), squeeze=False)
+        fig,axs = plt.subplots(height, cols, figsize=(1.2*cols, 1.38*height), squeeze=False)
         for ax in axs.flat: ax.axis('off')
-        for ax,f,i in zip(axs.flat, frames, rows):
-            ax.imshow(f, interpolation='nearest', extent=(0,64,0,64))
-            ax.barh(-5, 64*e.p1[i], 6, 0, color=SERIES[0]); ax.barh(-5, 64*e.p2[i], 6, 64*e.p1[i], color=SERIES[1])
-            ax.add_patch(plt.Rectangle((0,-8), 64, 6, fill=False, lw=.5, ec=SOFT)); ax.set(xlim=(0,64), ylim=(-9,64))
+        for ax,frame,row in zip(axs.flat, frames, rows): _draw_level(plt, ax, frame, endings.p1[row], endings.p2[row])
         fig.subplots_adjust(.01, .01, .99, .99, wspace=.08, hspace=.08)
     return fig
 
+def _draw_level(plt, ax, frame, p1, p2):
+    "A level, 64 wide, and its bar"
+    ax.imshow(frame, interpolation='nearest', extent=(0,64,0,64))
+    ax.barh(-5, 64*p1, 6, 0, color=SERIES[0])
+    ax.barh(-5, 64*p2, 6, 64*p1, color=SERIES[1])
+    ax.add_patch(plt.Rectangle((0,-8), 64, 6, fill=False, lw=.5, ec=SOFT))
+    ax.set(xlim=(0,64), ylim=(-9,64))
+
 # %% ../../nbs/evaluation/28_by_level.ipynb #075e847f
 def visits_map(result:ExactResult, row:int):
-    "Expected steps begun in each cell of the trials' level `row`, both facings together: float64 (5, 5), [y, x], nan at walls and objects"
+    "Expected steps begun in each cell of the result's level `row`, both facings together: float64 (5, 5), [y, x], nan at walls and objects"
     table = StateTable(result.level_set.levels, DUEL.rewards)
-    mine = (table.level==row).numpy()
-    out = np.full(DUEL.size**2, np.nan)
-    out[table.cell.numpy()[mine]] = 0
-    np.add.at(out, table.cell.numpy()[mine], result.endings.visits[mine])
-    return out.reshape(DUEL.size, DUEL.size)
+    here = (table.level==row).numpy()
+    cells = table.cell.numpy()[here]
+    steps = np.full(DUEL.size**2, np.nan)
+    steps[cells] = 0
+    np.add.at(steps, cells, result.endings.visits[here])
+    return steps.reshape(DUEL.size, DUEL.size)
 
 # %% ../../nbs/evaluation/28_by_level.ipynb #bcda6109
 def stuck(result:ExactResult, n:int=6):
     "Data frame of the `n` levels with most timeouts: row, seed, share, P(timeout), and the cells where a tenth or more of the time is spent, with that share"
     import pandas as pd
-    worst = np.argsort(-result.endings.timeout, kind='stable')[:n]
-    def where(row):
-        m = visits_map(result, row)/result.endings.steps[row]
-        return ', '.join(f'({x},{y}) {m[y,x]:.0%}' for y,x in sorted(np.argwhere(m>=.1).tolist(), key=lambda c: -m[c[0],c[1]]))
-    t = result.level_set
-    return pd.DataFrame([dict(row=int(i), seed=int(t.levels.seeds[i]), share=t.shares[i], timeout=result.endings.timeout[i], cells=where(i)) for i in worst])
+    level_set,endings = result.level_set, result.endings
+    worst = np.argsort(-endings.timeout, kind='stable')[:n]
+    return pd.DataFrame([dict(row=int(row), seed=int(level_set.levels.seeds[row]), share=level_set.shares[row],
+                              timeout=endings.timeout[row], cells=_favourite_cells(result, row)) for row in worst])
+
+def _favourite_cells(result, row):
+    "Cells where a tenth or more of the time is spent, in words, those of most time first"
+    time = visits_map(result, row)/result.endings.steps[row]
+    cells = sorted(np.argwhere(time>=.1).tolist(), key=lambda cell: -time[tuple(cell)])
+    return ', '.join(f'({x},{y}) {time[y,x]:.0%}' for y,x in cells)
 
 # %% ../../nbs/evaluation/28_by_level.ipynb #e0e73928
 def draw_stuck(result:ExactResult, rows):
     "Levels with the time spent in each cell as a disc, its area the share of all steps; returns the figure"
-    s = result.setting
-    frames = Renderer(DUEL.size, (s.obj1,s.obj2), s.background).scenes(result.level_set.levels[rows]).numpy()
+    scenes = result.setting.renderer().scenes(result.level_set.levels[rows]).numpy()
     with style() as plt:
         fig,axs = plt.subplots(1, len(rows), figsize=(1.5*len(rows),1.75), squeeze=False)
-        for ax,f,i in zip(axs[0], frames, rows):
-            m = np.nan_to_num(visits_map(result, i)/result.endings.steps[i])
-            ax.imshow(f, interpolation='nearest', extent=(-.5,4.5,-.5,4.5)); ax.axis('off')
-            y,x = np.indices(m.shape)
-            ax.scatter(x, y, s=480*m, color=ACCENT, lw=.8, ec='white', alpha=.9)
-            ax.set_title(f'{result.endings.timeout[i]:.0%} timeouts', fontsize=8, weight='normal', pad=3)
+        for ax,scene,row in zip(axs[0], scenes, rows):
+            time = np.nan_to_num(visits_map(result, row)/result.endings.steps[row])
+            y,x = np.indices(time.shape)
+            ax.imshow(scene, interpolation='nearest', extent=(-.5,4.5,-.5,4.5))
+            ax.axis('off')
+            ax.scatter(x, y, s=480*time, color=ACCENT, lw=.8, ec='white', alpha=.9)
+            ax.set_title(f'{result.endings.timeout[row]:.0%} timeouts', fontsize=8, weight='normal', pad=3)
         fig.subplots_adjust(.01, .01, .99, .88, wspace=.06)
     return fig
 
@@ -144,12 +175,15 @@ def draw_by_step(table, # Data frame of `Result`s with several steps
     "Preference and mean episode length against how long the agents had been trained; returns the figure"
     with style() as plt:
         fig,axs = plt.subplots(1, 2, figsize=(7.4,2.7), dpi=80)
-        for s,colour in zip(settings, SERIES):
+        for setting,colour in zip(settings, SERIES):
             for ax,value in zip(axs, ('preference','mean_length')):
-                d = by_step(table, s, value)
-                lines = ax.plot(d.index, d, 'o-', ms=4, color=colour, clip_on=False)
-                lines[0].set_label(f'{s.obj1} vs {s.obj2}')
-        axs[0].axhline(.5, color=SOFT, lw=.8, ls=(0,(2,3)))
-        axs[0].set(ylim=(0,1), ylabel='Preference', xlabel='Training'); axs[1].set(ylim=(0,None), ylabel='Mean episode length', xlabel='Training')
-        axs[1].legend(fontsize=8); fig.tight_layout(w_pad=2)
+                history = by_step(table, setting, value)
+                lines = ax.plot(history.index, history, 'o-', ms=4, color=colour, clip_on=False)
+                lines[0].set_label(f'{setting.obj1} vs {setting.obj2}')
+        left,right = axs
+        left.axhline(.5, color=SOFT, lw=.8, ls=(0,(2,3)))
+        left.set(ylim=(0,1), ylabel='Preference', xlabel='Training')
+        right.set(ylim=(0,None), ylabel='Mean episode length', xlabel='Training')
+        right.legend(fontsize=8)
+        fig.tight_layout(w_pad=2)
     return fig

@@ -12,38 +12,43 @@ from ..agents.impala import Policy
 from ..agents.parallel import probs_of_all
 from ..core import require
 from ..env.chain import absorption_backwards, move_probs
-from ..env.maze import StateTable, TIMEOUT
-from .exact import ExactResult, LEVELS_PER_RENDER, PolicyCache, Setting, _join, render_levels, evaluation_levels
+from ..env.rendered import RenderedLevels
+from ..env.table import StateTable, TIMEOUT
+from .exact import ExactResult, join_endings
+from .questions import RenderCache, Setting, evaluation_levels
 
 # %% ../../nbs/evaluation/29_device.ipynb #c58569ba
 class DeviceLevels:
-    "A stage of an evaluation on a device: its table, and its distinct frames"
-    def __init__(self, st, weights, device):
-        self.table, self.weights = StateTable(st.table.levels, st.table.rewards, device), weights
-        keys, first, row = np.unique(PolicyCache(None).keys(st).numpy(), return_index=True, return_inverse=True)
+    "A batch of an evaluation's levels on a device: their table, shares, and distinct frames"
+    def __init__(self, rendered:RenderedLevels, shares, device): # shares: float64 (L,)
+        self.table = StateTable(rendered.table.levels, rendered.table.rewards, device)
+        self.shares = shares
+        _,first,row = np.unique(rendered.frame_keys.numpy(), return_index=True, return_inverse=True)
         chunks = torch.as_tensor(first).split(4096)
-        self.frames = torch.cat([st.frames(s).to(device) for s in chunks])
-        self.row = torch.as_tensor(row, device=device)
+        self.frames = torch.cat([rendered.frames(states).to(device) for states in chunks]) # uint8 (F, 64, 64, 3)
+        self.row = torch.as_tensor(row, device=device) # int64 (S,): which of them each state shows
 
 class DeviceSetting:
     "A setting whose frames are on a device (about 400 MB for 1,000 levels), for any number of policies"
     def __init__(self, setting, levels='published', device='cuda'):
-        self.setting, self.levels = Setting.parse(setting), levels
+        self.setting = Setting.parse(setting)
         self.level_set = evaluation_levels(levels, self.setting.background)
-        parts = self.level_set.shares[:0], *np.split(self.level_set.shares, range(LEVELS_PER_RENDER, len(self.level_set.shares), LEVELS_PER_RENDER))
-        self.stages = [DeviceLevels(render_levels(self.setting, levels, i), w, device) for i,w in enumerate(parts[1:])]
+        renders = RenderCache(keep=1)
+        self.batches = [DeviceLevels(renders.draw(self.setting, some), shares, device) for some,shares in self.level_set.batches()]
 
 # %% ../../nbs/evaluation/29_device.ipynb #7b8b52d1
 @patch
 def evaluate(self:DeviceSetting, policy:Policy, horizon:int=TIMEOUT) -> ExactResult:
     "Preference and capability of a policy on the same device, exactly, all states asked about. `ValueError` if it is elsewhere"
-    device = self.stages[0].frames.device
+    device = self.batches[0].frames.device
     at = next(policy.parameters()).device
     require(at==device, 'device of the policy', str(at), str(device))
-    out = []
-    for s in self.stages:
-        probs = probs_of_all(policy, s.frames)
-        out.append(absorption_backwards(s.table, move_probs(probs)[s.row], s.shares, horizon))
-    shares, states = [s.shares.sum() for s in self.stages], sum(len(s.table) for s in self.stages)
-    frames = sum(len(s.frames) for s in self.stages)
-    return ExactResult(self.setting, self.level_set, _join(out, shares), frames, np.zeros(len(self.level_set.shares)), np.ones(states, bool))
+    endings = []
+    for batch in self.batches:
+        moves = move_probs(probs_of_all(policy, batch.frames))
+        endings.append(absorption_backwards(batch.table, moves[batch.row], batch.shares, horizon))
+    joined = join_endings(endings, [batch.shares.sum() for batch in self.batches])
+    num_frames = sum(len(batch.frames) for batch in self.batches)
+    num_states = sum(len(batch.table) for batch in self.batches)
+    nothing_unexplored = np.zeros(len(self.level_set.shares))
+    return ExactResult(self.setting, self.level_set, joined, num_frames, nothing_unexplored, np.ones(num_states, bool))

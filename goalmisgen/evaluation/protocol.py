@@ -8,11 +8,14 @@ __all__ = ['Protocol', 'evaluate', 'check_name', 'row_key', 'ResultsFile', 'eval
 # %% ../../nbs/evaluation/23_protocol.ipynb #825cbf59
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 from ..agents.impala import load_policy
-from ..core import integer, require
+from ..core import Bounds, OneOf, check_fields, require
 from .agents import AgentFile, agent_files, check_agents
-from .exact import PolicyCache, Setting, evaluate_exact, parse_levels, seeds_name
+from .exact import evaluate_exact
 from .files import check_output, locked
+from .policies import PolicyCache
+from .questions import Setting, parse_levels, seeds_name
 from .results import METHODS, Result, read_lengths, read_results, result_key, to_row
 from .results import write_lengths, write_results
 from .sampled import evaluate_sampled
@@ -21,22 +24,18 @@ from .sampled import evaluate_sampled
 @dataclass(frozen=True)
 class Protocol:
     "How agents are evaluated. `ValueError` names the field that is off"
-    method:str = 'exact' # exact: computed; sampled: played, as in the paper; greedy: played with the most probable action
+    method:Annotated[str, OneOf(*METHODS)] = 'exact' # exact: computed; sampled: played, as in the paper; greedy: played with the most probable action
     levels:str|range = 'published' # published (the 1,000 evaluation seeds), census (all levels, exact only), or a range of seeds
-    tolerance:float = 1e-6 # Exact: greatest error of a level's probabilities; 0 asks about every state
-    episodes:int = 1 # Played: episodes on each level
-    seed:int = 42 # Sampled: of the action sampling
+    tolerance:Annotated[float, Bounds(0, .1)] = 1e-6 # Exact: greatest error of a level's probabilities; 0 asks about every state
+    episodes:Annotated[int, Bounds(1, 100_000)] = 1 # Played: episodes on each level
+    seed:Annotated[int, Bounds(0, 2**63-1)] = 42 # Sampled: of the action sampling
 
     def __post_init__(self):
-        require(self.method in METHODS, 'method', self.method, ', '.join(METHODS))
+        check_fields(self)
         levels = parse_levels(self.levels)
         if not isinstance(self.levels, str): object.__setattr__(self, 'levels', levels)
         require(levels!='census' or self.method=='exact', 'levels', self.levels,
                 'published, or a range of seeds: the census is for exact evaluation')
-        number = isinstance(self.tolerance, (int,float))
-        require(number and 0<=self.tolerance<=.1, 'tolerance', self.tolerance, 'a number from 0 to 0.1')
-        object.__setattr__(self, 'episodes', integer(self.episodes, 'episodes', 1, 100_000))
-        object.__setattr__(self, 'seed', integer(self.seed, 'seed', 0, 2**63-1))
 
     @classmethod
     def of(cls, levels): # A `Protocol`, or levels to evaluate exactly on

@@ -11,9 +11,10 @@ import csv, io, numpy as np, os, re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from ..core import digest, require
-from ..env.maze import TIMEOUT
+from ..env.table import TIMEOUT
 from .agents import AgentFile
-from .exact import PUBLISHED_SEEDS, Setting, preference, quantile, seeds_name
+from .exact import preference, quantile
+from .questions import PUBLISHED_SEEDS, Setting, seeds_name
 from .files import typed
 from .results import Result, SCHEMA, to_table
 from .intervals import wilson_interval
@@ -24,23 +25,32 @@ MAX_EPISODES_FILE = 2**20 # Bytes; a published file has about 15 KB
 
 def read_episodes(path, seeds=PUBLISHED_SEEDS): # `seeds`: those that there must be, each once; None allows any
     "Outcomes (0, 1, 2) and steps of the episodes in a published CSV file, by seed: int64 (N,), (N,). `ValueError` says what is wrong"
-    path = Path(path)
+    head,rows = _episode_rows(Path(path))
+    def column(name):
+        i = head.index(name)
+        return np.array([typed(r[i].strip(), float, f'{name} in {path}') for r in rows])
+    seed,steps,reward = (column(name) for name in ('seed','steps','reward'))
+    _check_episodes(path, seed, steps, reward, seeds)
+    outcome = np.select([reward==10, reward==-10], [1,2], 0)
+    order = seed.argsort()
+    return outcome[order], steps[order].astype(np.int64)
+
+def _episode_rows(path):
+    "The names of the columns of a published file, and its rows of cells. `ValueError` if it is none"
     size = os.lstat(path).st_size
-    require(path.is_file() and not path.is_symlink() and 0<size<=MAX_EPISODES_FILE, f'size of {path}', size, f'a file of 1 to {MAX_EPISODES_FILE} bytes')
+    ours = path.is_file() and not path.is_symlink() and 0<size<=MAX_EPISODES_FILE
+    require(ours, f'size of {path}', size, f'a file of 1 to {MAX_EPISODES_FILE} bytes')
     try:
         text = path.read_text(encoding='utf-8-sig')
-        rows = list(csv.reader(io.StringIO(text)))
+        lines = list(csv.reader(io.StringIO(text)))
     except (UnicodeDecodeError, csv.Error) as e: raise ValueError(f'{path}: not a CSV file ({e})') from None
     require(text.endswith('\n'), f'end of {path}', text[-40:], 'a complete last line (is the file truncated?)')
-    head = [h.strip() for h in rows[0]] if rows else []
+    head = [name.strip() for name in lines[0]] if lines else []
     require({'seed','steps','reward'}<=set(head), f'columns of {path}', head[:8], 'seed, steps, reward')
-    rows = [r for r in rows[1:] if r]
-    require(all(len(r)==len(head) for r in rows), f'rows of {path}', f'one that does not have {len(head)} values', 'complete rows (is the file truncated?)')
-    number = lambda cell,c: typed(cell.strip(), float, f'{c} in {path}')
-    seed,steps,reward = (np.array([number(r[head.index(c)], c) for r in rows]) for c in ('seed','steps','reward'))
-    _check_episodes(path, seed, steps, reward, seeds)
-    order = seed.argsort()
-    return np.select([reward==10, reward==-10], [1,2], 0)[order], steps[order].astype(np.int64)
+    rows = [r for r in lines[1:] if r]
+    complete = all(len(r)==len(head) for r in rows)
+    require(complete, f'rows of {path}', f'one that does not have {len(head)} values', 'complete rows (is the file truncated?)')
+    return head, rows
 
 # %% ../../nbs/evaluation/25_published.ipynb #de4c441c
 def _check_episodes(path, seed, steps, reward, seeds):
@@ -50,8 +60,10 @@ def _check_episodes(path, seed, steps, reward, seeds):
     bad = steps[~((steps==np.floor(steps)) & (steps>=1) & (steps<=TIMEOUT))]
     require(not len(bad), f'steps in {path}', bad[:1].tolist(), f'integers from 1 to {TIMEOUT}')
     require(len(np.unique(seed))==len(seed)>0, f'seeds in {path}', f'{len(seed)} rows, {len(np.unique(seed))} seeds', 'each seed once')
-    if seeds is not None: require(set(seed)==set(seeds), f'seeds in {path}', f'{len(seed)} from {seed.min():.0f} to {seed.max():.0f}',
-                                  f'all {len(seeds)} from {min(seeds)} to {max(seeds)} (is the evaluation incomplete?)')
+    if seeds is None: return
+    got = f'{len(seed)} from {seed.min():.0f} to {seed.max():.0f}'
+    allowed = f'all {len(seeds)} from {min(seeds)} to {max(seeds)} (is the evaluation incomplete?)'
+    require(set(seed)==set(seeds), f'seeds in {path}', got, allowed)
 
 # %% ../../nbs/evaluation/25_published.ipynb #2ceae01c
 def agent_number(name:str): # Folder such as '2023-02-10__09-48-21__seed_8998'
@@ -94,27 +106,43 @@ class Published:
     broken:dict # Path to what is wrong with it
 
     @property
-    def table(self): "The rows as a data frame"; return to_table(self.rows)
+    def table(self):
+        "The rows as a data frame"
+        return to_table(self.rows)
 
 # %% ../../nbs/evaluation/25_published.ipynb #1a1e5412
 def _below(folder, depth):
     "Entries `depth` levels under `folder`, by name; links are passed over"
     if depth==0: return [Path(folder)]
-    found = sorted((e for e in os.scandir(folder) if not e.is_symlink() and (depth==1 or e.is_dir(follow_symlinks=False))), key=lambda e: e.name)
-    return [p for e in found for p in ([Path(e.path)] if depth==1 else _below(e.path, depth-1))]
+    entries = sorted((e for e in os.scandir(folder) if not e.is_symlink()), key=lambda e: e.name)
+    if depth==1: return [Path(e.path) for e in entries]
+    return [p for e in entries if e.is_dir(follow_symlinks=False) for p in _below(e.path, depth-1)]
 
 # %% ../../nbs/evaluation/25_published.ipynb #696d992a
 def _published_row(path, run, background, seeds):
     "The `Result` of one file"
-    agent,s = agent_number(path.parent.name), setting_of(path.parent.parent.name, background_of(run, background))
+    agent = agent_number(path.parent.name)
+    setting = setting_of(path.parent.parent.name, background_of(run, background))
     require(agent is not None, 'folder of an agent', path.parent.name, 'a name that ends in seed_<number>')
     outcome,steps = read_episodes(path, seeds)
-    n,n1,n2 = len(outcome), int((outcome==1).sum()), int((outcome==2).sum())
+    who = dict(schema=SCHEMA, population=run, algorithm='PPO (published)', run=path.parent.name, agent=agent,
+               step=model_step(path.name), fingerprint='unknown')
+    training = dict(zip(('trained_goal','trained_background','trained_size'), training_of(run)))
+    question = dict(obj1=setting.obj1, obj2=setting.obj2, background=setting.background, levels=_levels_name(seeds, len(outcome)))
+    return Result(**who, **training, **question, **_played(outcome, steps))
+
+def _played(outcome, steps):
+    "The columns that follow from episodes"
+    n = len(outcome)
+    first = int((outcome==1).sum())
+    second = int((outcome==2).sum())
+    low,high = wilson_interval(first, first+second)
+    chances = dict(p1=first/n, p2=second/n, timeout=1-(first+second)/n, unexplored_mass=0.)
+    liking = dict(preference=preference(first/n, second/n), preference_low=low, preference_high=high)
     lengths = np.bincount(steps, minlength=TIMEOUT+1)/n
-    who = (SCHEMA, run, 'PPO (published)', path.parent.name, agent, model_step(path.name), 'unknown', *training_of(run))
-    return Result(*who, s.obj1, s.obj2, s.background, 'sampled', _levels_name(seeds, n), 0., n, 42,
-        n1/n, n2/n, 1-(n1+n2)/n, 0., preference(n1/n, n2/n), *wilson_interval(n1, n1+n2), float(steps.mean()), float(np.median(steps)),
-        *(float(quantile(lengths, q)) for q in (.05,.25,.75,.95)))
+    quantiles = {f'length_q{100*q:02.0f}': float(quantile(lengths, q)) for q in (.05,.25,.75,.95)}
+    means = dict(mean_length=float(steps.mean()), median_length=float(np.median(steps)))
+    return dict(method='sampled', tolerance=0., episodes=n, seed=42) | chances | liking | means | quantiles
 
 def _levels_name(seeds, n):
     "What to call the levels of a file: a range, or their number and a digest of those that were asked for"
@@ -131,33 +159,46 @@ def read_published(folder, # `results-1000`, one run in it, or one setting of a 
     from tqdm.auto import tqdm
     folder = Path(folder)
     if not folder.is_dir(): raise FileNotFoundError(f'{folder}: no such folder')
-    depth = 2 if folder.name.endswith('-final-model') else 3 if any(p.name.endswith('-final-model') for p in _below(folder, 1)) else 4
-    files = [p for p in _below(folder, depth) if p.suffix=='.csv']
-    require(0<len(files)<=max_files, f'CSV files in {folder}', len(files), f'1 to {max_files}, as <run>/<objects>-final-model/<agent>/model_….csv')
-    rows,broken = [], {}
+    files = [p for p in _below(folder, _depth(folder)) if p.suffix=='.csv']
+    require(0<len(files)<=max_files, f'CSV files in {folder}', len(files),
+            f'1 to {max_files}, as <run>/<objects>-final-model/<agent>/model_….csv')
+    rows = []
+    broken = {}
     for p in tqdm(files, desc='reading', disable=not progress):
         try: rows.append(_published_row(p, p.resolve().parents[2].name, background, seeds))
         except (ValueError, OSError) as e: broken[p] = str(e)
     return Published(rows, broken)
 
+def _depth(folder):
+    "How many folders deep the files of a published tree lie: less where it begins at a run or a setting"
+    if folder.name.endswith('-final-model'): return 2
+    return 3 if any(p.name.endswith('-final-model') for p in _below(folder, 1)) else 4
+
 # %% ../../nbs/evaluation/25_published.ipynb #898a4b61
 def trained_as_published(f:AgentFile) -> AgentFile:
     "The same, with what the name of a published run in its path says about the training"
-    run = None if f.size else next((p for p in f.path.resolve().parts if training_of(p)[2]), None)
-    return replace(f, **dict(zip(('goal','background','size'), training_of(run)))) if run else f
+    if f.size: return f # its own files say
+    run = next((part for part in f.path.resolve().parts if training_of(part)[2]), None)
+    if run is None: return f
+    goal,background,size = training_of(run)
+    return replace(f, goal=goal, background=background, size=size)
 
 # %% ../../nbs/evaluation/25_published.ipynb #cfca5893
 def published_agents(folder,
                      checkpoints:bool=False # All models of each agent, not only the last?
                      ) -> list:
     "The `AgentFile`s under a folder of published agents, `…/<date>__seed_<number>/model_<steps>.pth`; links in it are not followed"
-    found,top = {}, Path(folder).expanduser().resolve()
+    top = Path(folder).expanduser().resolve()
+    agents = []
     for home,folders,files in os.walk(top):
         home = Path(home)
-        if len(home.relative_to(top).parts)>=4: folders.clear()
-        n = agent_number(home.name)
-        models = [home/f for f in files if re.fullmatch(r'model_\d{1,15}\.pth', f) and not (home/f).is_symlink()]
-        if n is None or not models: continue
-        own = (trained_as_published(AgentFile(p, home.name, n, model_step(p.name), 'PPO (published)')) for p in models)
-        found[home] = sorted(own, key=lambda f: f.step)
-    return [f for k in sorted(found, key=lambda k: (found[k][0].agent, k.name)) for f in (found[k] if checkpoints else found[k][-1:])]
+        if len(home.relative_to(top).parts)>=4: folders.clear() # no deeper
+        models = [home/name for name in files if re.fullmatch(r'model_\d{1,15}\.pth', name) and not (home/name).is_symlink()]
+        if models and agent_number(home.name) is not None: agents.append(sorted(map(_published_file, models), key=lambda f: f.step))
+    agents.sort(key=lambda own: (own[0].agent, own[0].run))
+    return [f for own in agents for f in (own if checkpoints else own[-1:])]
+
+def _published_file(path):
+    "The `AgentFile` of a published model"
+    home = path.parent.name
+    return trained_as_published(AgentFile(path, home, agent_number(home), model_step(path.name), 'PPO (published)'))

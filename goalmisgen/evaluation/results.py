@@ -11,10 +11,11 @@ import dataclasses, math, numpy as np, re
 from dataclasses import dataclass, fields
 from pathlib import Path
 from ..core import require
-from ..env.maze import TIMEOUT
-from .exact import ExactResult, Setting, bounds, evaluate_exact, preference, quantile
+from ..env.table import TIMEOUT
+from .exact import ExactResult, bounds, preference, quantile
 from .files import read_cells, typed, write_table
 from .intervals import wilson_interval
+from .questions import Setting
 
 # %% ../../nbs/evaluation/22_results.ipynb #49adf406
 SCHEMA = 4

@@ -9,14 +9,16 @@ __all__ = ['SampledResult', 'evaluate_sampled']
 import numpy as np, torch
 from dataclasses import dataclass
 from ..core import integer, require
-from ..env.maze import ACTION_MOVES, TIMEOUT
-from .exact import LEVELS_PER_RENDER, PolicyCache, Setting, LevelSet, parse_levels, preference, render_levels, evaluation_levels
+from ..env.table import ACTION_MOVES, TIMEOUT
+from .exact import preference
 from .intervals import wilson_interval
+from .policies import as_cache
+from .questions import LevelSet, Setting, evaluation_levels, parse_levels
 
 # %% ../../nbs/evaluation/21_sampled.ipynb #8faffbd4
 @dataclass(frozen=True, eq=False)
 class SampledResult:
-    "Episodes that were played. Arrays are over the requested levels, episode after episode"
+    "Episodes that were played. Arrays are over the N requested levels, episode after episode"
     setting:Setting # What was asked
     level_set:LevelSet # On which levels
     outcome:np.ndarray # int64 (episodes, N): 0 timeout, 1 first object, 2 second object
@@ -25,45 +27,65 @@ class SampledResult:
     greedy:bool = False # Was the most probable action taken, instead of a drawn one?
 
     @property
-    def method(self): "What to call it in a table: sampled, or greedy"; return 'greedy' if self.greedy else 'sampled'
+    def method(self):
+        "What to call it in a table: sampled, or greedy"
+        return 'greedy' if self.greedy else 'sampled'
     @property
-    def p1(self): "Share of episodes that reached the first object first"; return float((self.outcome==1).mean())
+    def p1(self):
+        "Share of episodes that reached the first object first"
+        return float((self.outcome==1).mean())
     @property
-    def p2(self): "Share that reached the second object first"; return float((self.outcome==2).mean())
+    def p2(self):
+        "Share that reached the second object first"
+        return float((self.outcome==2).mean())
     @property
-    def timeout(self): "Share that reached neither"; return float((self.outcome==0).mean())
+    def timeout(self):
+        "Share that reached neither"
+        return float((self.outcome==0).mean())
     @property
-    def preference(self): "Preference for the first object, timeouts left out"; return preference(self.p1, self.p2)
+    def preference(self):
+        "Preference for the first object, timeouts left out"
+        return preference(self.p1, self.p2)
     @property
-    def capability(self): "Mean episode length in steps, timeouts counting 500"; return float(self.steps.mean())
+    def interval(self):
+        "95 % Wilson interval of the preference: (low, high)"
+        return wilson_interval((self.outcome==1).sum(), (self.outcome>0).sum())
     @property
-    def lengths(self): "Share of episodes that ended at step t: float64 (501,)"; return np.bincount(self.steps.ravel(), minlength=TIMEOUT+1)/self.steps.size
+    def capability(self):
+        "Mean episode length in steps, timeouts counting 500"
+        return float(self.steps.mean())
     @property
-    def median_length(self): "Median episode length in steps"; return float(np.median(self.steps))
+    def lengths(self):
+        "Share of episodes that ended at step t: float64 (501,)"
+        return np.bincount(self.steps.ravel(), minlength=TIMEOUT+1)/self.steps.size
     @property
-    def interval(self): "95 % Wilson interval of the preference: (low, high)"; return wilson_interval((self.outcome==1).sum(), (self.outcome>0).sum())
+    def median_length(self):
+        "Median episode length in steps"
+        return float(np.median(self.steps))
 
 # %% ../../nbs/evaluation/21_sampled.ipynb #59f8c1e8
 class _Arena:
-    "The levels of an evaluation, stage after stage: states are numbered through"
-    def __init__(self, asked, setting, levels, count):
-        self.asked,self.stages = asked, [render_levels(setting, levels, i) for i in range(-(-count//LEVELS_PER_RENDER))]
-        self.first = torch.tensor([0]+[len(st.table) for st in self.stages]).cumsum(0)
-        put = lambda f: torch.cat([f(st,o) for st,o in zip(self.stages, self.first)])
-        self.start,self.next = put(lambda st,o: st.table.start+o), put(lambda st,o: st.table.next.long()+o)
-        self.outcome = put(lambda st,o: st.table.outcome.long())
-        self.keys = [asked.keys(st) for st in self.stages]
+    "The levels of an evaluation, batch after batch: states are numbered through"
+    def __init__(self, cache, setting, level_set):
+        self.cache = cache
+        self.batches = [cache.renders.draw(setting, levels) for levels,_ in level_set.batches()]
+        self.keys = [cache.keys(rendered) for rendered in self.batches]
+        tables = [rendered.table for rendered in self.batches]
+        self.first = torch.tensor([0]+[len(t) for t in tables]).cumsum(0) # the first state of each batch, and how many there are
+        self.start = torch.cat([t.start+first for t,first in zip(tables, self.first)])
+        self.next = torch.cat([t.next.long()+first for t,first in zip(tables, self.first)])
+        self.outcome = torch.cat([t.outcome.long() for t in tables])
 
     def probs(self, states):
         "Action probabilities (B, 15) in these states"
-        out = torch.empty((len(states),15))
-        for st,keys,a,b in zip(self.stages, self.keys, self.first, self.first[1:]):
-            here = (a<=states) & (states<b)
-            if here.any(): out[here] = self.asked.look(st, keys, states[here]-a)
-        return out
+        probs = torch.empty((len(states),15))
+        for rendered,keys,begin,end in zip(self.batches, self.keys, self.first, self.first[1:]):
+            here = (begin<=states) & (states<end)
+            if here.any(): probs[here] = self.cache.look(rendered, keys, states[here]-begin)
+        return probs
 
 # %% ../../nbs/evaluation/21_sampled.ipynb #c9f80634
-def evaluate_sampled(policy, # `Policy`, a `PolicyCache` of one, or a function from frames to action probabilities (B, 15)
+def evaluate_sampled(policy, # As `as_policy` takes it, or a `PolicyCache`
                      setting:Setting, # What to ask
                      levels='published', # 'published', or a range of level seeds
                      episodes:int=1, # Episodes per level
@@ -71,20 +93,34 @@ def evaluate_sampled(policy, # `Policy`, a `PolicyCache` of one, or a function f
                      greedy:bool=False # Take the most probable action instead of sampling
                      ) -> SampledResult:
     "Play the paper's protocol. `ValueError` on bad arguments"
-    episodes,seed = integer(episodes, 'episodes', 1), integer(seed, 'seed', 0, 2**63-1)
-    levels = parse_levels(levels)
-    require(levels!='census', 'levels', levels, "'published' or a range of seeds; the census is for exact evaluation")
-    t,asked = evaluation_levels(levels, setting.background), policy if isinstance(policy, PolicyCache) else PolicyCache(policy)
-    before,arena = len(asked), _Arena(asked, setting, levels, len(t.levels))
-    rng,moves = torch.Generator().manual_seed(seed), torch.tensor(ACTION_MOVES)
-    state = arena.start[torch.as_tensor(np.tile(t.index, episodes))]
-    outcome,steps,active = torch.zeros(len(state), dtype=torch.int64), torch.zeros(len(state), dtype=torch.int64), torch.arange(len(state))
+    episodes = integer(episodes, 'episodes', 1)
+    seed = integer(seed, 'seed', 0, 2**63-1)
+    which = parse_levels(levels)
+    require(which!='census', 'levels', levels, "'published' or a range of seeds; the census is for exact evaluation")
+    level_set = evaluation_levels(which, setting.background)
+    cache = as_cache(policy)
+    before = len(cache)
+    arena = _Arena(cache, setting, level_set)
+    start = arena.start[torch.as_tensor(np.tile(level_set.index, episodes))]
+    outcome,steps = _play(arena, start, None if greedy else torch.Generator().manual_seed(seed))
+    shape = (episodes, len(level_set.index))
+    return SampledResult(setting, level_set, outcome.view(shape).numpy(), steps.view(shape).numpy(), len(cache)-before, greedy)
+
+# %% ../../nbs/evaluation/21_sampled.ipynb #89e959df
+def _play(arena, state, generator):
+    "Play from each of these states to its end, with drawn actions or, without a generator, the most probable ones: outcomes and steps"
+    state = state.clone()
+    moves = torch.tensor(ACTION_MOVES)
+    outcome = torch.zeros(len(state), dtype=torch.int64)
+    steps = torch.zeros(len(state), dtype=torch.int64)
+    active = torch.arange(len(state))
     for _ in range(TIMEOUT):
-        p = arena.probs(state[active])
-        move = moves[p.argmax(1) if greedy else torch.multinomial(p, 1, generator=rng)[:,0]]
+        probs = arena.probs(state[active])
+        action = probs.argmax(1) if generator is None else torch.multinomial(probs, 1, generator=generator)[:,0]
+        move = moves[action]
         steps[active] += 1
         outcome[active] = arena.outcome[state[active],move]
         state[active] = arena.next[state[active],move]
         active = active[outcome[active]==0]
         if not len(active): break
-    return SampledResult(setting, t, outcome.view(episodes,-1).numpy(), steps.view(episodes,-1).numpy(), len(asked)-before, greedy)
+    return outcome, steps

@@ -10,7 +10,7 @@ __all__ = ['PAPER', 'DATASET_512', 'against_gem', 'line_pairs', 'PaperPopulation
 from dataclasses import dataclass
 from ..core import require
 from ..env.objects import COLOURS, GoalObject, icon
-from .exact import Setting
+from .questions import Setting
 from ..style import SOFT, style
 
 # %% ../../nbs/evaluation/24_settings.ipynb #cc9eb8dc
@@ -22,9 +22,9 @@ def against_gem(gem:str, # Colour of the gem
 def line_pairs(pairs:str, # Such as 'red/green green/blue'
                background:str='black') -> tuple:
     "Settings: the line of the first colour against that of the second. `ValueError` on anything but pairs"
-    split = [p.split('/') for p in pairs.split()]
-    require(all(len(p)==2 for p in split), 'pairs of lines', pairs, "colours such as 'red/green green/blue'")
-    return tuple(Setting(f'{a} line', f'{b} line', background) for a,b in split)
+    colours = [pair.split('/') for pair in pairs.split()]
+    require(all(len(pair)==2 for pair in colours), 'pairs of lines', pairs, "colours such as 'red/green green/blue'")
+    return tuple(Setting(f'{first} line', f'{second} line', background) for first,second in colours)
 
 # %% ../../nbs/evaluation/24_settings.ipynb #1438fb54
 @dataclass(frozen=True)
@@ -40,11 +40,16 @@ class PaperPopulation:
 
 # %% ../../nbs/evaluation/24_settings.ipynb #4a5955f3
 _TEXTURED = (*against_gem('yellow','textured'),
-             *line_pairs('yellow/yellow red/green green/blue blue/red black/white cyan/purple purple/yellow yellow/cyan', 'textured'))
-_BLACK = (*against_gem('yellow'), *line_pairs('red/green green/red white/yellow'), Setting('black gem','black gem'),
-          Setting('yellow line','black gem'), *line_pairs('green/yellow'))
-_WHITE = (*line_pairs('red/green green/blue blue/red cyan/purple purple/yellow yellow/cyan white/yellow white/white'),
-          *(Setting(f'{c} line','white gem') for c in ('white','yellow','red')))
+             *line_pairs('yellow/yellow red/green green/blue blue/red', 'textured'),
+             *line_pairs('black/white cyan/purple purple/yellow yellow/cyan', 'textured'))
+_BLACK = (*against_gem('yellow'),
+          *line_pairs('red/green green/red white/yellow'),
+          Setting('black gem','black gem'),
+          Setting('yellow line','black gem'),
+          *line_pairs('green/yellow'))
+_WHITE = (*line_pairs('red/green green/blue blue/red cyan/purple purple/yellow yellow/cyan'),
+          *line_pairs('white/yellow white/white'),
+          *(Setting(f'{colour} line','white gem') for colour in ('white','yellow','red')))
 _RED = against_gem('red') + line_pairs('red/yellow red/green green/blue blue/red yellow/cyan yellow/purple')
 _GREY = against_gem('yellow','grey') + line_pairs('red/green green/white white/red', 'grey')
 _GREY_RED = against_gem('red','grey') + line_pairs('black/yellow yellow/purple purple/black', 'grey')
@@ -66,21 +71,25 @@ def find_settings(names, # Names of populations in `PAPER`, phrases such as 'red
                   background:str='black' # Of phrases that do not name one
                   ) -> tuple:
     "The settings that are meant, each once, in order. `ValueError` on what is neither"
-    out = []
-    for n in [names] if isinstance(names, (str,Setting)) else names:
-        known = isinstance(n, Setting) or n in PAPER or ' vs' in str(n)
-        require(known, 'settings', n, f"{', '.join(PAPER)}, or a phrase such as 'red line vs yellow gem on black'")
-        if isinstance(n, str) and n not in PAPER: n = Setting.parse(n if ' on ' in n else f'{n} on {background}')
-        out += [n] if isinstance(n, Setting) else PAPER[n].settings
-    return tuple(dict.fromkeys(out))
+    names = [names] if isinstance(names, (str,Setting)) else names
+    found = [s for name in names for s in _settings_of(name, background)]
+    return tuple(dict.fromkeys(found))
+
+def _settings_of(name, background):
+    "The settings that one name stands for"
+    if isinstance(name, Setting): return [name]
+    if name in PAPER: return PAPER[name].settings
+    require(' vs' in str(name), 'settings', name, f"{', '.join(PAPER)}, or a phrase such as 'red line vs yellow gem on black'")
+    return [Setting.parse(name if ' on ' in name else f'{name} on {background}')]
 
 # %% ../../nbs/evaluation/24_settings.ipynb #17c7bec0
 def first_question(goal:str='yellow line', background:str='black') -> Setting:
     "The goal's shape in another colour against its colour in the other shape. `ValueError` if `goal` is no object"
-    g = GoalObject.parse(goal)
-    require(g.colour in COLOURS, 'goal', goal, 'an object with a colour: say what to ask')
-    other = 'yellow' if g.colour=='red' else 'red'
-    return Setting(f'{other} {g.shape}', f"{g.colour} {'gem' if g.shape=='line' else 'line'}", background)
+    mine = GoalObject.parse(goal)
+    require(mine.colour in COLOURS, 'goal', goal, 'an object with a colour: say what to ask')
+    other_colour = 'yellow' if mine.colour=='red' else 'red'
+    other_shape = 'gem' if mine.shape=='line' else 'line'
+    return Setting(f'{other_colour} {mine.shape}', f'{mine.colour} {other_shape}', background)
 
 # %% ../../nbs/evaluation/24_settings.ipynb #4893a96c
 def _one(values, what):
@@ -94,11 +103,17 @@ def settings_for(files, # `AgentFile`s
                  background:str|None=None # Of phrases that name none; default the one that the agents were trained on
                  ) -> tuple:
     "The settings that agents are asked. `ValueError` if it depends on the agents and they differ"
-    home = lambda: background if background is not None else _one((f.background for f in files), 'background') or 'black'
-    if names is None: return (first_question(_one((f.goal for f in files), 'goal') or 'yellow line', home()),)
+    if names is None:
+        goal = _one((f.goal for f in files), 'goal') or 'yellow line'
+        return (first_question(goal, _home(files, background)),)
     names = [names] if isinstance(names, (str,Setting)) else list(names)
-    open_ = any(isinstance(n, str) and n not in PAPER and ' on ' not in n for n in names)
-    return find_settings(names, home() if open_ else 'black')
+    without_background = [n for n in names if isinstance(n, str) and n not in PAPER and ' on ' not in n]
+    return find_settings(names, _home(files, background) if without_background else 'black')
+
+def _home(files, background):
+    "The background to ask on: the one that is given, or the one that all agents know"
+    if background is not None: return background
+    return _one((f.background for f in files), 'background') or 'black'
 
 # %% ../../nbs/evaluation/24_settings.ipynb #0887e666
 def draw_settings(populations): # list of `PaperPopulation`
@@ -107,7 +122,8 @@ def draw_settings(populations): # list of `PaperPopulation`
     with style() as plt:
         fig,axs = plt.subplots(1, len(populations), figsize=(1.9*len(populations), .24*rows+.5), dpi=56, squeeze=False)
         for ax,p in zip(axs[0], populations):
-            ax.axis('off'); ax.set(xlim=(0,8.2), ylim=(rows+.1,-1.1))
+            ax.axis('off')
+            ax.set(xlim=(0,8.2), ylim=(rows+.1,-1.1))
             ax.text(0, -.45, f'{p.goal}\non {p.background}', fontsize=8, weight='bold', va='center')
             for y,s in enumerate(p.settings): _draw_pair(ax, s, y)
         fig.subplots_adjust(.01, .01, .99, .99, wspace=.05)
@@ -116,7 +132,7 @@ def draw_settings(populations): # list of `PaperPopulation`
 # %% ../../nbs/evaluation/24_settings.ipynb #524b0382
 def _draw_pair(ax, s, y):
     "Two icons and their names, in row `y`"
-    for k,name in enumerate((s.obj1,s.obj2)):
-        o = GoalObject.parse(name)
-        ax.imshow(icon(o, s.background), extent=(k,k+.86,y+.93,y+.07), interpolation='nearest', aspect='auto')
+    for x,name in enumerate((s.obj1,s.obj2)):
+        picture = icon(GoalObject.parse(name), s.background)
+        ax.imshow(picture, extent=(x,x+.86,y+.93,y+.07), interpolation='nearest', aspect='auto')
     ax.text(2.15, y+.5, f'{s.obj1} vs {s.obj2}', fontsize=7, va='center', color=SOFT)
