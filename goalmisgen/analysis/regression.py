@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from .labels import draw_icon, name_dots, plain, texts_of
 from .preferences import is_asked, of_setting
 from ..core import require
-from ..evaluation.exact import Setting
+from ..evaluation.questions import Setting
 from ..style import SERIES, SOFT, style
 
 # %% ../../nbs/analysis/34_regression.ipynb #ff01b058
