@@ -13,7 +13,7 @@ from pathlib import Path
 from string import Template
 from .agents.exact_ppo import ExactPPOConfig
 from .agents.population import agent_dir, agents_of, algorithm_of, train_population
-from .agents.ppo import PPO, PPOConfig
+from .agents.ppo import PPOConfig
 from .analysis.preferences import of_setting, opposites, summarise
 from .analysis.scatter import scatter, scatter_row
 from .core import digest, integer, read_json, require, to_dict, write_atomic, write_json
