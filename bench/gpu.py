@@ -43,7 +43,7 @@ from goalmisgen.evaluation.results import to_row, write_results
 QUESTIONS = ('red line vs yellow gem', 'green line vs yellow gem', 'blue line vs yellow gem', 'green line vs red line',
              'yellow line vs yellow gem', 'yellow line vs black gem')
 PACK_BYTES = 15_500_000
-TINY = dict(size=3, num_levels=1000, num_envs=16, rollout=16, minibatches=2, env_steps=16*16*2, precision='float32')
+TINY = dict(size=3, num_levels=1000, num_envs=8, rollout=16, minibatches=2, env_steps=8*16*2, precision='float32')
 TINY_EXACT = dict(size=3, updates=4, updates_per_solve=2, batch_size=16)
 
 

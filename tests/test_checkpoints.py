@@ -142,6 +142,7 @@ def test_single_bits(tmp_path, policy):
     assert other.updates==0 and same(other.policy, Policy(1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('kind,config', [(PPO, SMALL_PPO), (ExactPPO, SMALL)])
 def test_checkpoints_that_our_writer_did_not_write(tmp_path, kind, config):
     "Each part is looked at before the first is used"
@@ -171,6 +172,7 @@ def test_checkpoints_that_our_writer_did_not_write(tmp_path, kind, config):
     assert again.learn()==learner.learn() and same(again.policy, learner.policy)
 
 
+@pytest.mark.slow
 def test_small_files_do_not_fill_the_memory(tmp_path, policy):
     "Compressed archives, sparse files, pipes and devices are refused before they are read"
     out = io.BytesIO()

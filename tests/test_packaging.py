@@ -10,7 +10,8 @@ from project import ROOT, settings
 
 COMPILED = {'procgen', 'procgen-mirror', 'gym3'}
 OPTIONAL = {'wandb', 'gym', 'IPython'}  # named where they are missed; comes with procgen; comes with every notebook
-NAMES = dict(sklearn='scikit-learn', PIL='pillow', procgen='procgen-mirror', cycler='matplotlib', traitlets='ipywidgets')  # or what brings them
+NAMES = dict(sklearn='scikit-learn', PIL='pillow', procgen='procgen-mirror', cycler='matplotlib', traitlets='ipywidgets',
+             ale_py='ale-py', stable_baselines3='stable-baselines3')  # or what brings them
 
 
 def required(python='3.11', system='linux', machine='x86_64'):

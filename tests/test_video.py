@@ -12,9 +12,11 @@ from goalmisgen.env.levels import DUEL, WALL, MazeSpec, generate
 from goalmisgen.env.maze import MazeEnv
 from goalmisgen.env.render import Renderer
 from goalmisgen.evaluation.questions import Setting
-from goalmisgen.films.video import play_episode, play_together, save_film, save_gif, save_mp4, save_png, save_pngs
-from goalmisgen.films.watch import (GAP, WatchOptions, film, film_size, load_agents, level_sheet, move_diagram, storyboard,
-                                         most_discriminating_row, watch)
+from goalmisgen.films.episodes import play_episode, play_together
+from goalmisgen.films.video import save_film, save_gif, save_mp4, save_png, save_pngs
+from goalmisgen.films.film import GAP, film, film_size, move_diagram
+from goalmisgen.films.storyboard import level_sheet, storyboard
+from goalmisgen.films.watch import WatchOptions, load_agents, most_discriminating_row, watch
 
 pytestmark = pytest.mark.slow
 

@@ -7,7 +7,8 @@ __all__ = ['MOVES', 'MOVE_STEPS', 'ACTION_MOVES', 'TIMEOUT', 'StateTable', 'full
 
 # %% ../../nbs/env/04_table.ipynb #c9b7d392
 import numpy as np, torch
-from functools import cached_property, lru_cache
+from fastcore.basics import patch
+from functools import lru_cache
 from .levels import Levels, MazeSpec, OBJ1, TRAIN, WALL, census, num_places, place_of
 
 # %% ../../nbs/env/04_table.ipynb #2cde0345
@@ -21,58 +22,82 @@ class StateTable:
     "Every state of a batch of levels, and where each move leads"
     def __init__(self,
         levels:Levels, # L levels
-        rewards=(10.,), # Reward of each object; 0 marks a decoy, which is open floor to the table
-        device='cpu'): # Torch device of the arrays
-        size,L = levels.size, len(levels)
-        self.levels,self.size,self.rewards,self.device = levels, size, tuple(rewards), torch.device(device)
-        code = levels.grid.reshape(L,-1)
-        ends = np.zeros_like(code)
-        for k,r in enumerate(rewards): ends[(code==OBJ1+k) & (r!=0)] = k+1
-        level,cell = np.nonzero((code!=WALL) & (ends==0)) # P open cells, two states each
-        rank = np.full(code.shape, -1)
-        rank[level,cell] = np.arange(len(level))
-        start = 2*rank[np.arange(L), levels.start[:,0] + size*levels.start[:,1].astype(int)]
-        nxt,outcome = _transitions(code, ends, rank, level, cell, size)
-        nxt = np.where(outcome[:,None]>0, start[level,None,None], nxt)
-        put = lambda a,t: torch.as_tensor(a.astype(t), device=self.device)
-        self.level,self.cell = (put(np.repeat(a,2),np.int64) for a in (level,cell)) # (S,) each
-        self.facing = put(np.arange(2*len(level))%2,np.int64) # (S,): 0 left, 1 right
+        rewards:tuple=(10.,), # Reward of each object; 0 marks a decoy, which is open floor to the table
+        device:str|torch.device='cpu'): # Of the arrays
+        self.levels = levels
+        self.size = levels.size
+        self.rewards = tuple(rewards)
+        self.device = torch.device(device)
+        grid = _Grid(levels, self.rewards)
+        after,outcome = _transitions(grid)
+        after = np.where(outcome[:,None]>0, grid.start[grid.level,None,None], after)
+        self.level = self._tensor(np.repeat(grid.level, 2), np.int64) # (S,)
+        self.cell = self._tensor(np.repeat(grid.cell, 2), np.int64) # (S,): size*y + x
+        self.facing = self._tensor(np.arange(len(self.cell))%2, np.int64) # (S,): 0 left, 1 right
         self.place = place_of(self.cell, self.facing) # (S,): below `num_places`
-        self.start = put(start,np.int64) # (L,): the state each level begins in
-        self.next = put(nxt.reshape(-1,5),np.int32) # (S, 5): the state after each move; after an end, the level's start
-        self.outcome = put(np.repeat(outcome,2,0),np.uint8) # (S, 5): 0 goes on, 1 or 2: this object was reached
+        self.start = self._tensor(grid.start, np.int64) # (L,): the state each level begins in
+        # (S, 5): the state after each move, which is the level's start if the move ends the episode
+        self.next = self._tensor(after.reshape(-1,5), np.int32)
+        # (S, 5): 0 the episode goes on, 1 or 2 this object was reached
+        self.outcome = self._tensor(np.repeat(outcome, 2, 0), np.uint8)
+        self._at_place = None # Made when asked for
+
+    def _tensor(self, array, dtype): return torch.as_tensor(array.astype(dtype), device=self.device)
 
     def __len__(self): return len(self.level)
 
-    @property
-    def num_places(self):
-        "How many places a level of this size has"
-        return num_places(self.size)
+    def __repr__(self):
+        world = f'{len(self.levels):,} levels of {self.size}x{self.size}'
+        return f'StateTable: {world}, {len(self):,} states, rewards {self.rewards}'
 
-    @cached_property
-    def at_place(self):
-        "The state at each place of each level: int64 (L, num_places), -1 where nobody can stand"
-        found = torch.full((len(self.levels), self.num_places), -1, device=self.device)
-        found[self.level, self.place] = torch.arange(len(self), device=self.device)
-        return found
-
-    def __repr__(self): return f'StateTable: {len(self.levels):,} levels of {self.size}x{self.size}, {len(self):,} states, rewards {self.rewards}'
+# %% ../../nbs/env/04_table.ipynb #366cc895
+class _Grid:
+    "The C open cells of some levels, in the order of the states"
+    def __init__(self, levels, rewards):
+        self.size = levels.size
+        self.code = levels.grid.reshape(len(levels),-1) # (L, size*size)
+        self.ends = np.zeros_like(self.code) # The object by which an episode ends there, or 0
+        for k,reward in enumerate(rewards): self.ends[(self.code==OBJ1+k) & (reward!=0)] = k+1
+        self.level,self.cell = np.nonzero((self.code!=WALL) & (self.ends==0)) # (C,) each
+        self.rank = np.full(self.code.shape, -1) # Which of the open cells a cell is
+        self.rank[self.level,self.cell] = np.arange(len(self.level))
+        x,y = levels.start.astype(int).T
+        self.start = 2*self.rank[np.arange(len(levels)), x + self.size*y] # The state each level begins in
 
 # %% ../../nbs/env/04_table.ipynb #cee14624
-def _transitions(code, ends, rank, level, cell, size):
-    "State after each move from P open cells, facing left and right: int32 (P, 2, 5), and the outcome: uint8 (P, 5)"
-    x,y,here = cell%size, cell//size, level*size*size + cell
-    nxt,outcome = np.empty((len(cell),2,5), np.int32), np.empty((len(cell),5), np.uint8)
-    for m,(dx,dy) in enumerate(MOVE_STEPS):
+def _transitions(grid):
+    "State after each move, facing left and right, int32 (C, 2, 5); and the outcome of each, uint8 (C, 5)"
+    size = grid.size
+    cell = grid.cell
+    y,x = np.divmod(cell, size)
+    here = grid.level*size*size + cell
+    after = np.empty((len(cell),2,5), np.int32)
+    outcome = np.empty((len(cell),5), np.uint8)
+    for move,(dx,dy) in enumerate(MOVE_STEPS):
         inside = (0<=x+dx) & (x+dx<size) & (0<=y+dy) & (y+dy<size)
         target = here + inside*(dx+size*dy)
-        target = np.where(code.take(target)==WALL, here, target)
-        outcome[:,m] = ends.take(target)
-        for facing in (0,1): nxt[:,facing,m] = 2*rank.take(target) + (dx>0 if dx else facing)
-    return nxt, outcome
+        target = np.where(grid.code.take(target)==WALL, here, target)
+        outcome[:,move] = grid.ends.take(target)
+        for facing in (0,1): after[:,facing,move] = 2*grid.rank.take(target) + (dx>0 if dx else facing)
+    return after, outcome
+
+# %% ../../nbs/env/04_table.ipynb #5fc9d391
+@patch(as_prop=True)
+def num_places(self:StateTable) -> int:
+    "How many places a level of this size has"
+    return num_places(self.size)
+
+# %% ../../nbs/env/04_table.ipynb #962a2dd5
+@patch(as_prop=True)
+def at_place(self:StateTable):
+    "The state at each place of each level: int64 (L, num_places), -1 where nobody can stand"
+    if self._at_place is None:
+        self._at_place = torch.full((len(self.levels),self.num_places), -1, device=self.device)
+        self._at_place[self.level,self.place] = torch.arange(len(self), device=self.device)
+    return self._at_place
 
 # %% ../../nbs/env/04_table.ipynb #a0edc93c
 @lru_cache(maxsize=8)
-def full_table(spec:MazeSpec=TRAIN, device='cpu') -> StateTable:
-    "The table of every level of a small `spec`, in the order of `census(spec)`. `ValueError` where there is no census"
+def full_table(spec:MazeSpec=TRAIN, device:str='cpu') -> StateTable:
+    "The table of every level of a small `spec`, in the order of its census. `ValueError` without a census"
     return StateTable(census(spec).levels, spec.rewards, device)
