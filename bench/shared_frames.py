@@ -5,9 +5,11 @@
 Three things that networks are asked for: the gradient of a minibatch of 8,192 steps of the paper's PPO, by an untrained policy
 (early) and by the trained agent `ppo-0` (late); the logits of all states of 102 levels, as a round of exact-advantage PPO asks;
 and the exact evaluation of an agent on the thousand published levels. Each is done by every side in turn, `--times` times, after
-once to warm up. The table has medians, least and greatest.
+once to warm up. The table has medians, least and greatest. (Its side `mazes` was measured by this script too, when there was one:
+levels composed from the maps of their mazes.)
 """
 import argparse
+import os
 import statistics
 import time
 from functools import partial
@@ -17,26 +19,22 @@ import torch
 
 from goalmisgen.agents.examples import load_example
 from goalmisgen.agents.exact_ppo import ExactPPO, ExactPPOConfig
+from goalmisgen.agents.forward import SHARING_VARIABLE, forward_for
 from goalmisgen.agents.ppo import PPO, PPOConfig
-from goalmisgen.agents.shared_frames import SharedParts
 from goalmisgen.agents.training import Seeds, metrics_csv
 from goalmisgen.core import write_atomic
 from goalmisgen.evaluation.exact import evaluate_exact
 from goalmisgen.evaluation.questions import Setting
 
-SIDES = ('plain', 'shared', 'mazes')  # mazes: levels composed from their mazes, too
 
 
-def forward_of(learner, side):
-    "The learner's forward on one side"
-    forward = type(learner)(learner.config, learner.seeds, share_frames=side!='plain').forward
-    forward.policy = learner.policy
-    if side=='plain': return forward
-    forward.plain.policy = learner.policy
-    forward.autocast = forward.plain.autocast = learner.autocast
-    forward.parts = SharedParts(forward.rendered)
-    if side=='shared': forward.parts.goal = None
-    return forward
+def by_side(learner, rendered, work):
+    "By side, a function that calls `work` when the learner has that side's forward"
+    def run(share):
+        learner.forward = forwards[share]
+        work()
+    forwards = {share: forward_for(learner.policy, rendered, learner.autocast, share) for share in (False, True)}
+    return dict(plain=partial(run, False), shared=partial(run, True))
 
 
 def training(policy):
@@ -46,32 +44,25 @@ def training(policy):
     batch = learner.batch(learner.play(learner.env))
     some = torch.randperm(len(batch), generator=torch.Generator().manual_seed(0))[:8192]
     batch = batch[some]
-    forwards = {side: forward_of(learner, side) for side in SIDES}
-    def work(side):
-        learner.forward = forwards[side]
+    def work():
         learner.optimiser.zero_grad()
         learner.gradient(batch)
-    return {side: partial(work, side) for side in SIDES}
+    return by_side(learner, learner.env.rendered, work)
 
 
 def survey():
     "By side, a function that asks about all states of 102 levels"
     learner = ExactPPO(ExactPPOConfig(), Seeds(0))
     states = learner.world.solver.states(torch.arange(102))
-    forwards = {side: forward_of(learner, side) for side in SIDES}
-    def work(side):
-        learner.forward = forwards[side]
-        learner.logits_no_grad(states)
-    return {side: partial(work, side) for side in SIDES}
+    return by_side(learner, learner.world.rendered, lambda: learner.logits_no_grad(states))
 
 
 def evaluation(name):
-    "By side, a function that evaluates an agent; its levels have two objects, and share no mazes"
-    import os
+    "By side, a function that evaluates an agent"
     setting = Setting('red line', 'yellow gem')
     policy = load_example(name)
     def work(share):
-        os.environ['GOALMISGEN_SHARED_FRAMES'] = share
+        os.environ[SHARING_VARIABLE] = share
         evaluate_exact(policy, setting)
     return dict(plain=partial(work, '0'), shared=partial(work, '1'))
 
