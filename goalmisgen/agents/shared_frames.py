@@ -22,7 +22,8 @@ from ..env.rendered import RenderedLevels
 SIDES = (32,)*5 + (16,)*5 # Entries on a side of each of these maps
 
 def first_maps(policy, frames) -> list:
-    "The maps of the first two blocks for frames uint8 (B, 64, 64, 3): ten of (B, C, n, n), in the order in which the network makes them"
+    """The maps of the first two blocks for frames uint8 (B, 64, 64, 3):
+    ten of (B, C, n, n), in the order in which the network makes them"""
     x = policy.pixels(frames)
     maps = []
     for block in (policy.embedder.block1, policy.embedder.block2):
@@ -43,20 +44,23 @@ def answers_from(policy, x):
 # %% ../../nbs/agents/16_shared_frames.ipynb #0cabc6bf
 @dataclass(frozen=True, eq=False)
 class Footprints:
-    "Where a thing that may stand in any cell shows in the network's maps; elsewhere they are what they would be without it"
+    """Where a thing that may stand in any cell shows in the network's maps;
+    elsewhere they are what they would be without it"""
     begin:torch.Tensor # int64 (10, cells, 2): in each map, the first row and column that it touches
     end:torch.Tensor # int64 (10, cells, 2): the first that it does not touch any more
     rank:torch.Tensor # int64 (cells,): the cell's place in an order by height, then width
 
 # %% ../../nbs/agents/16_shared_frames.ipynb #f4279ac8
-def trace_footprints(spots # int64 (cells, 4): first and last row, first and last column that the thing can change in a frame
+def trace_footprints(spots # int64 (cells, 4): first and last row, first and last column that changes in a frame
                      ) -> Footprints:
-    "From pixels to maps: a convolution looks one entry around, and entry j of a pooled map looks at entries 2j-1 to 2j+1"
+    """From pixels to maps: a convolution looks one entry around,
+    and entry j of a pooled map looks at entries 2j-1 to 2j+1"""
     begin, end = spots[:,[0,2]], spots[:,[1,3]]+1
     begins, ends = [], []
     for k, side in enumerate(SIDES):
         begin, end = begin-1, end+1 # by a convolution
-        if k%5==0: begin, end = begin.div(2, rounding_mode='floor'), end.div(2, rounding_mode='floor')+1 # which is pooled
+        # which is pooled
+        if k%5==0: begin, end = begin.div(2, rounding_mode='floor'), end.div(2, rounding_mode='floor')+1
         begin, end = begin.clamp(min=0), end.clamp(max=side)
         begins.append(begin)
         ends.append(end)
@@ -109,7 +113,8 @@ class SharedMaps:
         self.data = [to_nhwc(m.detach()).contiguous() for m in maps]
         self.grads = [None]*len(maps) # of the same shapes, in float32 at least
         if torch.is_grad_enabled():
-            self.grads = [torch.zeros_like(d, dtype=torch.promote_types(d.dtype, torch.float32)) for d in self.data]
+            self.grads = [torch.zeros_like(d, dtype=torch.promote_types(d.dtype,
+                                                                        torch.float32)) for d in self.data]
 
     def backward(self):
         "Pass on what was collected"
@@ -119,7 +124,8 @@ class SharedMaps:
 def see_in_full(policy, frames) -> SharedMaps: # frames: uint8 (B, 64, 64, 3)
     "Look at whole pictures"
     chunks = [first_maps(policy, f) for f in frames.split(chunk_size('cpu'))]
-    return SharedMaps([torch.cat([maps.pop(0) for maps in chunks]) for _ in SIDES]) # each is let go when it is in its place
+    # each is let go when it is in its place
+    return SharedMaps([torch.cat([maps.pop(0) for maps in chunks]) for _ in SIDES])
 
 # %% ../../nbs/agents/16_shared_frames.ipynb #0db5af96
 def _shared_interval(side, *intervals): # intervals: (start, length)
@@ -132,7 +138,8 @@ def _counted_from(start, interval): return slice(interval[0]-start, interval[1]-
 
 @dataclass(frozen=True)
 class _Cut:
-    "How the patches of a run of pictures lie in their windows, and these on their maps. Indices of tensors in NHWC"
+    """How the patches of a run of pictures lie in their windows, and these on their maps.
+    Indices of tensors in NHWC"""
     run:slice # The pictures
     window:tuple # Of the windows: what is on the map
     map:tuple # Of the maps: the same, rows and columns
@@ -141,8 +148,8 @@ class _Cut:
     under:tuple # Of the maps' rows that windows touch, in full: the same
 
 # %% ../../nbs/agents/16_shared_frames.ipynb #89bd20a5
-def _cut(runs, windows, patches, side): # runs: (begin, end) of pictures with the thing in one cell; a rectangle for each
-    "The `_Cut` of each run"
+def _cut(runs, windows, patches, side): # runs: (begin, end) of pictures with the thing in one cell
+    "The `_Cut` of each run, from `Rects` of windows and patches with one rectangle for each"
     sizes = list(zip(windows.size.tolist(), patches.size.tolist()))
     for (begin, end), *starts in zip(runs, windows.starts.tolist(), patches.starts.tolist()):
         run = slice(begin, end)
@@ -163,7 +170,8 @@ def _cut(runs, windows, patches, side): # runs: (begin, end) of pictures with th
 class _Window(torch.autograd.Function):
     "Patches (B, C, h, w) in windows (B, C, *size) of the maps they belong to"
     @staticmethod
-    def forward(ctx, x, data, grads, row, cuts, size): # data, grads: (L, n, n, C), `grads` to be added to; row: int64 (B,)
+    def forward(ctx, x, data, grads, row, cuts, size):
+        # data, grads: (L, n, n, C), of which `grads` is added to; row: int64 (B,)
         out = data.new_zeros((len(x), *size, data.shape[3]))
         for cut in cuts:
             out[cut.window] = data[(slice(None), *cut.map)].index_select(0, row[cut.run])
@@ -229,7 +237,8 @@ class Patches:
     def window(self, k, x, windows):
         "Patches `x` of map `k` in these windows"
         size = tuple(windows.size.tolist())
-        return _Window.apply(x, self.known.data[k], self.known.grads[k], self.row, self.cuts(k, windows), size)
+        return _Window.apply(x, self.known.data[k], self.known.grads[k], self.row, self.cuts(k, windows),
+                             size)
 
 # %% ../../nbs/agents/16_shared_frames.ipynb #efb6c903
 @patch
@@ -245,7 +254,8 @@ def crop(self:Patches, frames):
 def pool(self:Patches, x, k):
     "Max pooling of what a convolution put out; gives the patches of map `k`"
     side = 2*SIDES[k]
-    flat = to_nhwc(x.detach()) # what is overwritten has no gradient: pooling never chooses it where the result counts
+    # what is overwritten has no gradient: pooling never chooses it where the result counts
+    flat = to_nhwc(x.detach())
     for run, (top, left) in zip(self.runs, self.rects[k].unpooled().starts.tolist()):
         pictures = flat[slice(*run)]
         height, width = pictures.shape[1:3]
@@ -298,15 +308,19 @@ def _unmodified_modules(): return [(name, type(m)) for name, m in Policy().named
 
 def _has_hooks(module):
     "Has anybody hooked into this module's calls, forwards or backwards?"
-    return any(hooks for name, hooks in vars(module).items() if name.endswith('_hooks') and 'state_dict' not in name)
+    hooks = {name: of for name, of in vars(module).items() if name.endswith('_hooks') and 'state_dict' not in name}
+    return any(hooks.values())
 
 def _has_global_hooks():
     "Has anybody hooked into the calls of all modules?"
-    return any(hooks for name, hooks in vars(nn_module).items() if name.startswith('_global') and name.endswith('_hooks'))
+    hooks = {name: of for name, of in vars(nn_module).items() if name.startswith('_global') and name.endswith('_hooks')}
+    return any(hooks.values())
 
 def is_unmodified(policy) -> bool:
-    "Is this a `Policy` in which nothing was exchanged, hooked in, parametrised or overridden? Only then windows answer as it would"
-    if [(name, type(m)) for name, m in policy.named_modules()]!=_unmodified_modules(): return False # parametrised modules change their type
+    """Is this a `Policy` in which nothing was exchanged, hooked in,
+    parametrised or overridden? Only then windows answer as it would"""
+    # parametrised modules change their type
+    if [(name, type(m)) for name, m in policy.named_modules()]!=_unmodified_modules(): return False
     own = any('forward' in vars(m) or _has_hooks(m) for m in policy.modules())
     return not own and not _has_global_hooks()
 
@@ -314,7 +328,8 @@ def is_unmodified(policy) -> bool:
 FRAMES_PER_LEVEL = 2 # Distinct frames of a level from which on sharing is less work
 
 class SharedForward:
-    "Answers of a network on a CPU for states of some levels, where what the frames of a level share is seen once"
+    """Answers of a network on a CPU for states of some levels,
+    where what the frames of a level share is seen once"""
     name = 'shared' # As manifests call it
 
     def __init__(self, policy, rendered:RenderedLevels, autocast=None): # as `forward_for`
@@ -322,7 +337,8 @@ class SharedForward:
         self.plain = PlainForward(policy, rendered.frames, autocast)
         self.autocast, self.device = self.plain.autocast, self.plain.device
         self.mouse = trace_footprints(rendered.renderer.mouse_spots())
-        self.first_alike = None # The first level that looks the same as each level does, int64 (L,), when first needed
+        # The first level that looks the same as each level does, int64 (L,), when first needed
+        self.first_alike = None
         self._forget()
 
     def _forget(self):
@@ -357,13 +373,15 @@ def prepare(self:SharedForward, ids):
 # %% ../../nbs/agents/16_shared_frames.ipynb #a785b4cd
 @patch
 def __call__(self:SharedForward, ids):
-    "Action logits (B, 15) and values (B,) of states int64 (B,). `ValueError` if their levels were not prepared"
+    """Action logits (B, 15) and values (B,) of states int64 (B,).
+    `ValueError` if their levels were not prepared"""
     if not self.shares: return self.plain(ids)
     table = self.rendered.table
     cell = table.cell[ids]
     order = self.mouse.rank[cell].argsort(stable=True)
     row = self.row[self.first_alike[table.level[ids]]]
-    require(not len(row) or row.min()>=0, 'ids', 'states of other levels', 'states of the levels that were prepared')
+    require(not len(row) or row.min()>=0, 'ids', 'states of other levels',
+            'states of the levels that were prepared')
     with self.autocast():
         patches = Patches(self.policy, self.seen, row[order], cell[order], self.mouse)
         logits, values = answers_from(self.policy, patches.last(self.rendered.frames(ids)[order]))
