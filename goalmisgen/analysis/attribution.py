@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from .channels import VIEWS, picture_grid, split_channels
 from ..core import integer, require
-from ..env.maze import ACTION_MOVES, MOVES
+from ..env.table import ACTION_MOVES, MOVES
 
 # %% ../../nbs/analysis/35_attribution.ipynb #b446b60c
 def log_odds(move:str) -> Callable: # left, down, up, right or stay

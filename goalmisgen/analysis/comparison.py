@@ -14,7 +14,7 @@ from .labels import plain
 from .preferences import how_many, of_setting
 from .scatter import draw_scatter
 from ..core import require
-from ..evaluation.exact import Setting
+from ..evaluation.questions import Setting
 from ..style import SERIES, style
 
 # %% ../../nbs/analysis/32_comparison.ipynb #a36fcbb9

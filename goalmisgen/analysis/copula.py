@@ -14,7 +14,7 @@ from .labels import draw_icon, plain
 from .preferences import as_table, of_setting
 from ..core import require
 from ..env.objects import GoalObject, contrast
-from ..evaluation.exact import Setting
+from ..evaluation.questions import Setting
 from ..evaluation.settings import DATASET_512
 from ..style import ACCENT, style
 

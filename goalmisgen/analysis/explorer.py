@@ -21,12 +21,12 @@ from .scatter import MAX_STEPS_DRAWN, draw_scatter
 from .scores import SCORE_COLUMNS
 from ..core import require
 from ..env.levels import DUEL, generate
-from ..evaluation.exact import Setting
+from ..evaluation.questions import Setting
 from ..evaluation.results import COLUMNS
 from ..evaluation.settings import find_settings
 from ..films.episodes import play_together
 from ..films.video import save_gif
-from ..films.watch import film
+from ..films.film import film
 from ..style import style
 
 # %% ../../nbs/analysis/37_explorer.ipynb #ae6874b3

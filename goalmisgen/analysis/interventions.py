@@ -17,10 +17,9 @@ from ..agents.impala import action_probs
 from ..agents.training import training_levels
 from ..core import integer, require
 from ..env.levels import Levels, SPACE, WALL
-from ..env.maze import StateTable
 from ..env.objects import CHANNELS
 from ..env.render import Renderer
-from ..evaluation.exact import RenderedLevels
+from ..env.rendered import RenderedLevels
 
 # %% ../../nbs/analysis/33_interventions.ipynb #f5e20905
 def channel_index(channel:str) -> int:
@@ -151,10 +150,7 @@ def intervened_levels(obj:str, # The goal
                       ) -> RenderedLevels:
     "The training levels as an agent sees them, with things drawn for some eyes"
     levels, _ = sample_training_levels(background, count)
-    renderer = PartRenderer(5, obj, background, **parts)
-    scenes = renderer.scenes(levels)
-    digests = tuple(hashlib.blake2b(scene, digest_size=16).digest() for scene in scenes.numpy())
-    return RenderedLevels(StateTable(levels), renderer, scenes, digests)
+    return RenderedLevels(levels, PartRenderer(5, obj, background, **parts))
 
 # %% ../../nbs/analysis/33_interventions.ipynb #5a05b76f
 def reference_frames(rendered:RenderedLevels, count:int=1024, seed:int=0) -> torch.Tensor:

@@ -12,11 +12,12 @@ from fastcore.basics import patch
 from functools import cached_property
 from .channels import picture_grid, split_channels
 from ..core import integer, require
-from ..env.levels import DUEL, generate
-from ..env.maze import MOVES, StateTable
+from ..env.levels import DUEL, generate, place_of
+from ..env.table import MOVES
 from ..env.objects import CHANNELS
-from ..env.render import Renderer, human_view
-from ..evaluation.exact import Setting
+from ..env.render import human_view
+from ..env.rendered import render_levels
+from ..evaluation.questions import Setting
 from ..style import enlarge
 
 # %% ../../nbs/analysis/38_maze_view.ipynb #98bb2f99
@@ -37,28 +38,31 @@ class MazeView:
         setting = Setting(self.obj1, self.obj2, self.background) # refuses what is no object and no background
         put('obj1', setting.obj1)
         put('obj2', setting.obj2)
-        if self.cell is None: put('cell', int(self._table.cell[self._table.start[0]]))
-        require(self.cell in self.floor, 'cell', self.cell,
-                f'open floor, size*y + x: {", ".join(map(str, self.floor))}')
+        table = self._rendered.table
+        if self.cell is None: put('cell', int(table.cell[table.start[0]]))
+        floor = self.floor
+        require(self.cell in floor, 'cell', self.cell, f'open floor, size*y + x: {", ".join(map(str, floor))}')
 
     @cached_property
-    def _table(self): return StateTable(generate(DUEL, [self.level]), DUEL.rewards)
+    def _rendered(self): return render_levels(generate(DUEL, [self.level]), (self.obj1,self.obj2), self.background)
+
+    @property
+    def _state(self): return int(self._rendered.table.at_place[0,place_of(self.cell, self.facing)])
 
     @property
     def floor(self) -> tuple:
         "Cells where the mouse can be"
-        return tuple(sorted(set(self._table.cell.tolist())))
+        return tuple(sorted(set(self._rendered.table.cell.tolist())))
 
 # %% ../../nbs/analysis/38_maze_view.ipynb #89ce5287
 @patch
 def moved(self:MazeView, move:str) -> MazeView: # left, down, up, right or stay
     "The view after a move: the mouse stays before walls and objects. `ValueError` on another move"
     require(move in MOVES, 'move', move, ', '.join(MOVES))
-    table = self._table
+    table = self._rendered.table
     m = MOVES.index(move)
-    state = int(((table.cell == self.cell) & (table.facing == self.facing)).nonzero()[0,0])
-    if table.outcome[state,m]: return self
-    following = int(table.next[state,m])
+    if table.outcome[self._state,m]: return self
+    following = int(table.next[self._state,m])
     return replace(self, cell=int(table.cell[following]), facing=int(table.facing[following]))
 
 @patch
@@ -73,13 +77,9 @@ VIEW_NAMES = ('human view','observation',*CHANNELS)
 def pictures(self:MazeView, scale:int=4) -> dict:
     """What is to be seen, by the names in `VIEW_NAMES`: uint8 (64*scale, 64*scale, 3) each. `ValueError` on a
     scale below 1"""
-    levels = self._table.levels
+    frame = self._rendered.frames(torch.tensor([self._state]))[0].numpy()
     objects = (self.obj1, self.obj2)
-    renderer = Renderer(5, objects, self.background)
-    scenes = renderer.scenes(levels)
-    frame = renderer.frames(scenes, torch.tensor([0]), torch.tensor([self.cell]),
-                            torch.tensor([self.facing]))[0].numpy()
-    human = human_view(levels, 0, objects, self.background, self.cell, self.facing, 64*scale)
+    human = human_view(self._rendered.levels, 0, objects, self.background, self.cell, self.facing, 64*scale)
     return dict(zip(VIEW_NAMES, [human, *enlarge(split_channels(frame), scale)]))
 
 @patch

@@ -16,7 +16,7 @@ from .copula import (GaussianCopula, MEASURES, fit_copula, fit_values, mahalanob
 from .labels import draw_icon, plain
 from .preferences import is_asked
 from ..core import integer, require
-from ..evaluation.exact import Setting
+from ..evaluation.questions import Setting
 from ..evaluation.settings import DATASET_512
 from ..style import ACCENT, SOFT, style
 

@@ -12,7 +12,7 @@ from .channels import distinguishing_channels
 from .preferences import of_setting
 from .scores import SCORE_COLUMNS
 from ..core import integer, require
-from ..evaluation.exact import Setting
+from ..evaluation.questions import Setting
 from ..evaluation.intervals import explained, r2_of
 from ..style import SERIES, SOFT, style
 

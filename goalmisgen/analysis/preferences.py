@@ -11,7 +11,7 @@ import numpy as np
 from pathlib import Path
 from ..core import require
 from ..env.objects import GoalObject
-from ..evaluation.exact import Setting
+from ..evaluation.questions import Setting
 from ..evaluation.intervals import wilson_interval
 from ..evaluation.results import COLUMNS, SCHEMA
 from ..evaluation.settings import PAPER

@@ -12,7 +12,7 @@ from pathlib import Path
 from .labels import draw_icon, name_dots, plain, texts_of
 from .preferences import how_many, is_asked, of_setting, trained_on
 from ..core import require
-from ..evaluation.exact import Setting
+from ..evaluation.questions import Setting
 from ..evaluation.intervals import INDIFFERENT
 from ..evaluation.settings import PAPER
 from ..style import SERIES, SOFT, save_figure, style

@@ -23,7 +23,9 @@ from .labels import plain
 from ..core import read_bytes, read_json, require, write_atomic
 from ..env.chain import absorption
 from ..env.objects import BACKGROUNDS, CHANNELS, GoalObject
-from ..evaluation.exact import PolicyCache, RenderedLevels, query_reachable_states
+from ..env.rendered import RenderedLevels
+from ..evaluation.exact import query_reachable_states
+from ..evaluation.policies import PolicyCache
 from ..jobs import Job, run_jobs
 from ..style import SOFT, style
 
