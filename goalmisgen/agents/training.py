@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['PRECISIONS', 'MAX_LISTED_LEVELS', 'LEARNER_CLASSES', 'CHECKPOINT_NAME', 'Seeds', 'resolve_precision',
            'training_levels', 'evaluate_on_training_levels', 'fewest_steps', 'Learner', 'learner_class', 'learner_for',
-           'former_configs', 'names_of_run', 'metrics_csv', 'is_finished', 'remove_checkpoint', 'train_agent', 'resume',
-           'finish_agent']
+           'former_configs', 'names_of_run', 'config_from', 'metrics_csv', 'is_finished', 'remove_checkpoint',
+           'train_agent', 'resume', 'finish_agent']
 
 # %% ../../nbs/agents/12_training.ipynb #266d8106
 import csv, io, math, torch
@@ -17,7 +17,7 @@ from .checkpoints import is_alike, metrics_fit, optimiser_fits, policy_fits
 from .forward import answer_all, forward_for
 from .impala import Policy, save_policy
 from .weights import load_sealed, save_sealed
-from ..core import digest, integer, read_json, require, to_dict, write_atomic
+from ..core import digest, from_dict, integer, read_json, require, to_dict, write_atomic
 from ..env.chain import absorption, move_probs
 from ..env.levels import MazeSpec, census, seeded_levels
 from ..env.rendered import render_levels
@@ -236,6 +236,16 @@ def names_of_run(config, seeds:Seeds, precision:str) -> list:
 def save(self:Learner, path):
     "Write a checkpoint to `path`, atomically"
     save_sealed(dict(digest=self.digest(), **self.state_dict()), path)
+
+# %% ../../nbs/agents/12_training.ipynb #8d8ef8ce
+def config_from(manifest:dict):
+    "The config that a manifest speaks of, as it would be written now. `ValueError` if no trainer goes by its algorithm"
+    config_classes = {cls.algorithm: config for config, cls in reversed(LEARNER_CLASSES.items())}
+    name = manifest.get('algorithm')
+    require(name in config_classes, 'algorithm', name, ', '.join(config_classes))
+    retired = getattr(config_classes[name], 'retired_fields', {})
+    fields = {field: value for field, value in manifest['config'].items() if field not in retired}
+    return from_dict(config_classes[name], fields)
 
 # %% ../../nbs/agents/12_training.ipynb #6005b46a
 _CHECKPOINT_PARTS = ('digest', 'precision', 'policy', 'optimiser', 'updates', 'metrics', 'own')
