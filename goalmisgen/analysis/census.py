@@ -75,11 +75,13 @@ def census_table(specs:dict, train=range(100_000), test=range(100_000,101_000)):
     share of test levels seen in training"""
     import pandas as pd
     rows = []
-    for name,spec in specs.items():
-        o,exact = overlap(spec, train, test), spec.dead_ends or spec.size<=5
-        total = count_levels(spec) if exact else chao1(o)
-        rows.append(dict(world=name, distinct=o.distinct, levels=total, known_by='count' if exact
-                         else 'Chao1', seen=o.seen))
+    for name, spec in specs.items():
+        found = overlap(spec, train, test)
+        countable = spec.dead_ends or spec.size <= 5
+        total = count_levels(spec) if countable else chao1(found)
+        known_by = 'count' if countable else 'Chao1'
+        rows.append(dict(world=name, distinct=found.distinct, levels=total, known_by=known_by,
+                         seen=found.seen))
     return pd.DataFrame(rows)
 
 # %% ../../nbs/analysis/31_census.ipynb #5acd6f4e
@@ -88,10 +90,11 @@ def draw_overlap(table):
     with style() as plt:
         fig, ax = plt.subplots(figsize=(6.4, .38*len(table)+.7))
         y = np.arange(len(table))[::-1]
-        ax.barh(y, table.seen, color=[ACCENT if s>.5 else SERIES[0] for s in table.seen], height=.62)
-        for i,s,d in zip(y, table.seen, table.distinct):
-            ax.text(s+.01, i, f'{s:.1%} of test levels seen; {d:,} different in training', va='center',
-                    fontsize=8, color=SOFT)
+        ax.barh(y, table.seen, color=[ACCENT if share > .5 else SERIES[0] for share in table.seen],
+                height=.62)
+        for i, share, distinct in zip(y, table.seen, table.distinct):
+            text = f'{share:.1%} of test levels seen; {distinct:,} different in training'
+            ax.text(share+.01, i, text, va='center', fontsize=8, color=SOFT)
         ax.set(yticks=y, yticklabels=table.world, xlim=(0,1.75), xticks=[0,.25,.5,.75,1],
                title='How new is a new level seed?')
         ax.grid(False, axis='y')

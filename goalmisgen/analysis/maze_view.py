@@ -40,11 +40,13 @@ class MazeView:
         put('obj2', setting.obj2)
         table = self._rendered.table
         if self.cell is None: put('cell', int(table.cell[table.start[0]]))
-        require(self.cell in self.floor, 'cell', self.cell,
-                f'open floor, size*y + x: {", ".join(map(str, self.floor))}')
+        floor = self.floor
+        open_cells = ', '.join(map(str, floor))
+        require(self.cell in floor, 'cell', self.cell, f'open floor, size*y + x: {open_cells}')
 
     @cached_property
-    def _rendered(self): return render_levels(generate(DUEL, [self.level]), (self.obj1,self.obj2), self.background)
+    def _rendered(self):
+        return render_levels(generate(DUEL, [self.level]), (self.obj1,self.obj2), self.background)
 
     @property
     def _state(self): return int(self._rendered.table.at_place[0,place_of(self.cell, self.facing)])

@@ -117,7 +117,8 @@ def _interval(p, episodes):
     return wilson_interval(p*episodes, episodes) if episodes and p == p else (p, p)
 
 # %% ../../nbs/analysis/30_preferences.ipynb #cfd7961f
-UNKNOWN = ('algorithm','fingerprint','trained_goal','trained_background','levels') # Text that dots do not tell
+# Text that dots do not tell
+UNKNOWN = ('algorithm','fingerprint','trained_goal','trained_background','levels')
 
 def as_table(preference, # float (N,), 0 to 1: P(first object first | either reached)
              mean_length, # float (N,): mean episode length in steps
