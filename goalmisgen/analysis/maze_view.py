@@ -67,6 +67,7 @@ def moved(self:MazeView, move:str) -> MazeView: # left, down, up, right or stay
     following = int(table.next[self._state,m])
     return replace(self, cell=int(table.cell[following]), facing=int(table.facing[following]))
 
+# %% ../../nbs/analysis/38_maze_view.ipynb #7983d85d
 @patch
 def at_level(self:MazeView, level:int) -> MazeView:
     "The start of another level, with the same objects"
@@ -84,6 +85,7 @@ def pictures(self:MazeView, scale:int=4) -> dict:
     human = human_view(self._rendered.levels, 0, objects, self.background, self.cell, self.facing, 64*scale)
     return dict(zip(VIEW_NAMES, [human, *enlarge(split_channels(frame), scale)]))
 
+# %% ../../nbs/analysis/38_maze_view.ipynb #6514ba47
 @patch
 def picture(self:MazeView):
     "The five pictures in a row; returns a matplotlib figure"
