@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['COMMANDS', 'StudyCommand', 'TrainCommand', 'TrainPPOCommand', 'EvaluateCommand', 'WatchCommand', 'PlayCommand',
-           'PicturesCommand', 'main']
+           'PicturesCommand', 'commands_for', 'main']
 
 # %% ../nbs/90_cli.ipynb #db3fbf7d
 import os, signal, sys
@@ -331,7 +331,7 @@ def _default(f, instance):
 COMMANDS = {'study':StudyCommand, 'train':TrainCommand, 'train-ppo':TrainPPOCommand, 'evaluate':EvaluateCommand,
             'watch':WatchCommand, 'play':PlayCommand, 'pictures':PicturesCommand}
 
-def _commands(args) -> dict:
+def commands_for(args) -> dict:
     "The commands; those of other rooms are loaded when one of them is typed, or when all are to be listed"
     if args and args[0] in COMMANDS: return COMMANDS
     from goalmisgen.rewards.commands import REWARD_COMMANDS
@@ -343,7 +343,7 @@ def _parse(args):
     from tyro.extras import subcommand_cli_from_dict
     registry = ConstructorRegistry()
     registry.struct_rule(_described)
-    return subcommand_cli_from_dict(_commands(args), args=args, prog='goalmisgen', registry=registry,
+    return subcommand_cli_from_dict(commands_for(args), args=args, prog='goalmisgen', registry=registry,
                                     description='Goal misgeneralisation, colour against shape.')
 
 def _parsed(args):
@@ -352,7 +352,7 @@ def _parsed(args):
         with contextlib.redirect_stderr(io.StringIO()): return _parse(args)
     except SystemExit as e:
         if not e.code: raise
-    about = f' {args[0]}' if args and args[0] in _commands(args) else ''
+    about = f' {args[0]}' if args and args[0] in commands_for(args) else ''
     print(f'goalmisgen: {_reworded(_complaint(args))}\nSee goalmisgen{about} --help', file=sys.stderr)
     sys.exit(2)
 
