@@ -293,7 +293,7 @@ def main(args=None): # Default: what was typed
     args = sys.argv[1:] if args is None else list(args)
     working = False
     try:
-        command = parse_command(_commands(args), args)
+        command = parse_command(commands_for(args), args)
         working = True
         with _warnings_in_one_line(): command()
         sys.stdout.flush()
