@@ -191,10 +191,10 @@ def _caption(n, episode):
     return f'agent {n}: {where}'
 
 # %% ../nbs/40_study.ipynb #66c192f4
-def fill_template(name:str, **values) -> str:
+def fill_template(template:str, **values) -> str:
     """A page of `goalmisgen/data/templates` with values in place of its `$words`.
     Values are HTML: text is to be escaped before"""
-    path = Path(__file__).parent/'data'/'templates'/f'{name}.html'
+    path = Path(__file__).parent/'data'/'templates'/f'{template}.html'
     return Template(path.read_text(encoding='utf-8').rstrip('\n')).substitute(values)
 
 # %% ../nbs/40_study.ipynb #258686f5
