@@ -22,7 +22,8 @@ from ..env.table import ACTION_MOVES, StateTable, TIMEOUT
 
 # %% ../../nbs/agents/20_parallel_ppo.ipynb #2f7ae184
 def distinct_ids(ids, num_ids:int, capacity:int):
-    "Distinct values of `ids` (B,) in order, padded with 0 to `capacity`: int64 (capacity,); and which of them each id is: int64 (B,)"
+    """Distinct values of `ids` (B,) in order, padded with 0 to `capacity`: int64 (capacity,);
+    and which of them each id is: int64 (B,)"""
     seen = ids.new_zeros(num_ids).index_fill_(0, ids, 1)
     row = seen.cumsum(0) - 1
     target = torch.where(seen>0, row, capacity)
@@ -31,7 +32,8 @@ def distinct_ids(ids, num_ids:int, capacity:int):
 
 # %% ../../nbs/agents/20_parallel_ppo.ipynb #03f1a587
 def sum_by_row(values, row, capacity:int):
-    "Sums of `values` float32 (B, K) that share a row int64 (B,): float32 (capacity, K), in an order that never changes"
+    """Sums of `values` float32 (B, K) that share a row int64 (B,):
+    float32 (capacity, K), in an order that never changes"""
     order = row.argsort(stable=True)
     running = torch.nn.functional.pad(values[order].T.double().cumsum(1), (1,0))
     ends = torch.searchsorted(row[order], torch.arange(capacity, device=row.device), right=True)
@@ -94,19 +96,23 @@ def ask_all(self:PPOWorkspace):
 
 # %% ../../nbs/agents/20_parallel_ppo.ipynb #a93c4e30
 class ParallelPPO(ParallelTrainer, config=PPOConfig):
-    "Up to `slots` agents of the paper's PPO on one device. `ValueError` where the world's frames cannot be listed"
+    """Up to `slots` agents of the paper's PPO on one device.
+    `ValueError` where the world's frames cannot be listed"""
     metric_names = UPDATE_METRICS
 
-    def __init__(self, config:PPOConfig, device='cpu', slots:int=8, streams:int=2, network=PlainNetwork): # as `ParallelTrainer`
+    def __init__(self, config:PPOConfig, device='cpu', slots:int=8, streams:int=2,
+                 network=PlainNetwork): # as `ParallelTrainer`
         super().__init__(config, device, slots, streams, network)
-        require(not config.validation, 'validation', True, 'False: agents on one device play no validation rollouts')
+        require(not config.validation, 'validation', True,
+                'False: agents on one device play no validation rollouts')
         env = PPO(config, Seeds(0)).env
         require(env.num_ids, 'levels', config.num_levels, 'a world small enough to list its frames')
         self._load_world(env)
         self._make_room()
         def workspace(stream): return PPOWorkspace(config, self.frames, self.autocast, stream, network)
         self.workspaces = [workspace(stream) for stream in self.new_streams(self.num_streams)]
-        changes = [self.state, self.time, self.used, self.ret, self.moments] # and must not change while it is recorded
+        # and must not change while it is recorded
+        changes = [self.state, self.time, self.used, self.ret, self.moments]
         self.play = GraphedCall(self._play, changes, *self.new_streams(1))
 
 # %% ../../nbs/agents/20_parallel_ppo.ipynb #30c57523
@@ -114,7 +120,8 @@ def _level_probs(config, levels):
     "Probability of each level in training, as `training_levels` has it: float64 (L,)"
     textured = config.background=='textured'
     def names(levels):
-        return [(grid.tobytes(), int(back) if textured else 0) for grid, back in zip(levels.grid, levels.background)]
+        return [(grid.tobytes(), int(back) if textured else 0) for grid, back in zip(levels.grid,
+                                                                                     levels.background)]
     listed, prob = training_levels(config.size, config.background, config.num_levels)
     prob_of = dict(zip(names(listed), prob.tolist()))
     return torch.tensor([prob_of[name] for name in names(levels)], dtype=torch.float64)
@@ -140,9 +147,12 @@ ROLLOUT_METRICS = ('episodes', 'episode_length', 'success', 'explained_variance'
 def _make_room(self:ParallelPPO):
     "The arrays of all slots"
     A, N, T, S = self.slots, self.config.num_envs, self.config.rollout, len(self.frames)
-    for name in ('state', 'time', 'used', 'before_last', 'won_last'): setattr(self, name, self.room(A, N, dtype=torch.int64))
+    for name in ('state', 'time', 'used', 'before_last', 'won_last'): setattr(self, name,
+                                                                              self.room(A, N,
+                                                                                        dtype=torch.int64))
     self.ret = self.room(A, N, dtype=torch.float64) # Discounted returns, whose spread rewards are divided by
-    self.moments = torch.tensor([[0., 1., 1e-4]]*A, dtype=torch.float64, device=self.device) # Their mean, variance and count
+    # Their mean, variance and count
+    self.moments = torch.tensor([[0., 1., 1e-4]]*A, dtype=torch.float64, device=self.device)
     self.uniforms = self.room(A, T, N)
     self.queue = self.room(T+1, A, N, dtype=torch.int64)
     self.log_probs, self.values = self.room(A, S, NUM_ACTIONS), self.room(A, S)
@@ -248,7 +258,8 @@ def _play(self:ParallelPPO):
 # %% ../../nbs/agents/20_parallel_ppo.ipynb #921f724c
 @patch
 def _step(self:ParallelPPO, actions, episode):
-    "Step every environment of every slot: rewards float32 (A, N), dones bool (A, N). `episode`: how many the rollout has ended in each"
+    """Step every environment of every slot: rewards float32 (A, N), dones bool (A, N).
+    `episode`: how many the rollout has ended in each"""
     move = self.moves[actions]
     outcome = self.outcome[self.state, move]
     self.time += 1
@@ -310,7 +321,8 @@ def _rollout_metrics(batch, rollout, moments):
 # %% ../../nbs/agents/20_parallel_ppo.ipynb #a92bc06e
 @patch
 def minibatches(self:ParallelPPO, slot:int, shuffles):
-    "The steps of each minibatch int64 (epochs*minibatches, B) on the device, and how many distinct frames each shows, a tensor there"
+    """The steps of each minibatch int64 (epochs*minibatches, B) on the device,
+    and how many distinct frames each shows, a tensor there"""
     c = self.config
     steps = shuffles.to(self.device, non_blocking=True).view(c.epochs*c.minibatches, -1)
     seen = torch.zeros((len(steps), len(self.frames)), dtype=torch.uint8, device=self.device)
@@ -346,11 +358,14 @@ def learn_slots(self:ParallelPPO, executor):
     steps, counts = zip(*(self.minibatches(slot, draws[slot].shuffles) for slot in slots))
     counts = torch.stack(counts).tolist() # the host waits for the device here, and only here
     with self.turns():
-        updates = [at[slot].do(partial(self.improve, slot, at[slot], s, n)) for slot, s, n in zip(slots, steps, counts)]
+        updates = [at[slot].do(partial(self.improve, slot, at[slot], s, n)) for slot, s, n in zip(slots,
+                                                                                                  steps,
+                                                                                                  counts)]
     self._draw_ahead(draws, executor)
     found = torch.cat([torch.stack(updates), self.rollout_metrics[slots]], 1).tolist()
     metrics = [None]*self.slots
-    for slot, numbers, count in zip(slots, found, counts): metrics[slot] = self._note(slot, numbers, count, draws[slot])
+    for slot, numbers, count in zip(slots, found, counts): metrics[slot] = self._note(slot, numbers, count,
+                                                                                      draws[slot])
     return metrics
 
 # %% ../../nbs/agents/20_parallel_ppo.ipynb #75f615b2

@@ -34,7 +34,8 @@ def load_parameters(policy, flat):
 
 # %% ../../nbs/agents/18_workspace.ipynb #bd89ffe0
 def adam_step(flat, grad, m, v, step, lr, max_norm:float, eps:float=1e-5, beta1:float=.9, beta2:float=.999):
-    "Clip `grad` to `max_norm` and take one step of Adam, in place; `step` and `lr` are tensors (). Returns the norm before clipping"
+    """Clip `grad` to `max_norm` and take one step of Adam, in place; `step` and `lr` are tensors ().
+    Returns the norm before clipping"""
     norm = grad.norm()
     grad.mul_((max_norm/(norm+1e-6)).clamp(max=1))
     step += 1
@@ -93,7 +94,9 @@ class PlainNetwork:
     name = 'plain' # As manifests call it
     work_by = 'ids' # What its work grows with: 'ids', padded ones too, or 'count'
 
-    def __init__(self, policy, frames, autocast): # frames: uint8 (S, 64, 64, 3); autocast: gives a context to run the network in
+    def __init__(self, policy,
+        frames, # uint8 (S, 64, 64, 3)
+        autocast): # Gives a context to run the network in
         self.policy, self.frames, self.autocast = policy, frames, autocast
 
     def __call__(self, ids, count):
@@ -103,17 +106,20 @@ class PlainNetwork:
         return self.out.detach()
 
     def backward(self, slope, grad):
-        "Write the gradient of the parameters into `grad` float32 (P,), for `slope` float32 (C, 16) of the last answer"
+        """Write the gradient of the parameters into `grad` float32 (P,), for `slope` float32 (C,
+        16) of the last answer"""
         grad.zero_()
         self.out.backward(slope)
 
 # %% ../../nbs/agents/18_workspace.ipynb #23fbc8c6
 def network_class(network='auto', device='cpu') -> type:
-    "The class that runs the network: 'plain', 'fused', or 'auto', which is fused where it can be. `ValueError` if it cannot be had"
+    """The class that runs the network: 'plain', 'fused', or 'auto', which is fused where it can be.
+    `ValueError` if it cannot be had"""
     if isinstance(network, type): return network
     require(network in ('auto', 'plain', 'fused'), 'network', network, 'auto, plain, fused')
     can = fused_available(device)
-    require(can or network!='fused', 'network', network, f'plain: fused kernels need CUDA and Triton, not {device}')
+    require(can or network!='fused', 'network', network,
+            f'plain: fused kernels need CUDA and Triton, not {device}')
     return FusedNetwork if can and network!='plain' else PlainNetwork
 
 # %% ../../nbs/agents/18_workspace.ipynb #84347293
@@ -121,7 +127,8 @@ class Workspace:
     "Where one agent at a time takes its gradient steps"
     metric_names = () # What the steps add up in `update_metrics`
 
-    def __init__(self, config, frames, autocast, stream=None, network=PlainNetwork): # as `GraphedCall` and `PlainNetwork` take them
+    def __init__(self, config, frames, autocast, stream=None,
+                 network=PlainNetwork): # as `GraphedCall` and `PlainNetwork` take them
         self.config, self.frames, self.stream = config, frames, stream
         self.network = network(Policy(0).to(frames.device), frames, autocast)
         self.flat, self.grad = flatten_parameters(self.network.policy)
@@ -157,6 +164,8 @@ def run(self:Workspace, method:str, *args):
 
 @patch
 def descend(self:Workspace, slope):
-    "Pass the gradient of the loss float32 (capacity, 16) back through the network, and take a step of Adam; returns the norm"
+    """Pass the gradient of the loss float32 (capacity, 16) back through the network, and take a step of Adam;
+    returns the norm"""
     self.network.backward(slope, self.grad)
-    return adam_step(self.flat, self.grad, self.m, self.v, self.step_count, self.lr, self.config.max_grad_norm)
+    return adam_step(self.flat, self.grad, self.m, self.v, self.step_count, self.lr,
+                     self.config.max_grad_norm)
