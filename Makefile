@@ -23,13 +23,13 @@ test: lint check docs-preview pytest ## run every check and test
 
 quick: $(DEV) lint ## the checks and tests that take seconds
 	$(BIN)/python tools/check.py titles order imports sizes stored docstrings export clean readme site_files
-	$(BIN)/python -m pytest -n auto -m 'not slow'
+	$(BIN)/python -m pytest -n auto --dist worksteal -m 'not slow'
 
 check: $(DEV) ## is the package, the README and every stored output in step with the notebooks?
 	$(BIN)/python tools/check.py
 
 pytest: $(DEV)
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 lint: $(DEV) ## lint notebooks, tools and tests
 	$(BIN)/ruff check

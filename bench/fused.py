@@ -26,8 +26,8 @@ import torch
 
 from goalmisgen.agents.fused import LAUNCHES, FusedImpala, FusedNetwork, fused_available
 from goalmisgen.agents.impala import Policy
-from goalmisgen.agents.parallel import PlainNetwork, flatten_parameters
 from goalmisgen.agents.training import metrics_csv
+from goalmisgen.agents.workspace import PlainNetwork, flatten_parameters
 from goalmisgen.core import write_atomic
 
 CHANGES = ('res1.patch_rows=1,res1.rows=128,res1.programs=396', 'res2.rows=128,res3.rows=128', 'res2.programs=528,res3.programs=528',

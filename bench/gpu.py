@@ -30,11 +30,12 @@ from goalmisgen.agents.exact_ppo import ExactPPOConfig
 from goalmisgen.agents.examples import load_example
 from goalmisgen.agents.fused import fused_available
 from goalmisgen.agents.impala import Policy
-from goalmisgen.agents.parallel import GraphedCall, network_class, train_parallel
+from goalmisgen.agents.parallel import train_parallel
 from goalmisgen.agents.parallel_ppo import ParallelPPO
 from goalmisgen.agents.population import agent_dir, agents_of
 from goalmisgen.agents.ppo import PPO, PPOConfig, ppo_loss
 from goalmisgen.agents.training import Seeds, metrics_csv
+from goalmisgen.agents.workspace import GraphedCall, network_class
 from goalmisgen.core import read_json, write_atomic
 from goalmisgen.evaluation.device import DeviceSetting
 from goalmisgen.evaluation.results import to_row, write_results
@@ -42,7 +43,7 @@ from goalmisgen.evaluation.results import to_row, write_results
 QUESTIONS = ('red line vs yellow gem', 'green line vs yellow gem', 'blue line vs yellow gem', 'green line vs red line',
              'yellow line vs yellow gem', 'yellow line vs black gem')
 PACK_BYTES = 15_500_000
-TINY = dict(size=3, num_levels=1000, num_envs=16, rollout=16, minibatches=2, env_steps=16*16*2, precision='float32')
+TINY = dict(size=3, num_levels=1000, num_envs=8, rollout=16, minibatches=2, env_steps=8*16*2, precision='float32')
 TINY_EXACT = dict(size=3, updates=4, updates_per_solve=2, batch_size=16)
 
 
@@ -66,7 +67,7 @@ def note(args, rows, **what):
 
 def first_gradient(parallel):
     "A function that gives the first gradient that this trainer computes, once it has learned"
-    bench, taken = parallel.benches[0], []
+    bench, taken = parallel.workspaces[0], []
     backward = bench.network.backward
     def spy(slope, grad):
         backward(slope, grad)

@@ -15,17 +15,18 @@ _PROGRAM = _PROGRAM and signal.getsignal(signal.SIGINT) is signal.default_int_ha
 if _PROGRAM: signal.signal(signal.SIGINT, lambda *about: os._exit(130))
 
 # %% ../nbs/90_cli.ipynb #83dcbcfe
-import contextlib, dataclasses, io, math, re, warnings
+import contextlib, dataclasses, math, warnings
 from dataclasses import dataclass, field, replace
 from fastcore.basics import patch
 from functools import partial
 from pathlib import Path
-from typing import Annotated, get_type_hints
+from typing import Annotated
 from tyro.conf import Positional
 from .agents.exact_ppo import ExactPPOConfig
 from .agents.ppo import PPOConfig
-from .core import Bounds, describe_fields, integer, require
+from .core import Bounds, integer, require
 from .films.watch import WatchOptions, watch
+from .parsing import parse_command
 
 # %% ../nbs/90_cli.ipynb #3d058b69
 @dataclass(frozen=True)
@@ -57,12 +58,12 @@ class _Training:
     weights_seed:int|None = None # Initial weights of all agents, instead of each one's own
     levels_seed:int|None = None # Order of the levels of all agents, instead of each one's own
     sampling_seed:int|None = None # Actions and shuffling of all agents, instead of each one's own
-    workers:int|None = None # Processes side by side; default one per core. On a GPU, default: one program for all agents
+    workers:int|None = None # Processes side by side; default one per core, on a GPU one program for all
     device:str = 'cpu' # cpu, or a GPU such as cuda
     slots:int|None = None # On a GPU, agents side by side; default 8, for exact-advantage PPO 32
-    network:str = 'auto' # On a GPU, how the network is run: fused, plain, or auto (fused where Triton is installed)
+    network:str = 'auto' # On a GPU, how the network is run: fused, plain, or auto (fused with Triton)
     track:str = 'none' # Where metrics go beside metrics.csv: none, tensorboard or wandb
-    ray:str|None = None # Address of a Ray cluster to train on, or local; default worker processes of this machine
+    ray:str|None = None # Address of a Ray cluster to train on, or local; default this machine's processes
 
 # %% ../nbs/90_cli.ipynb #fd014890
 @patch
@@ -71,13 +72,15 @@ def __call__(self:_Training):
     from goalmisgen.study import MAX_STUDY_AGENTS
     first = integer(self.first, 'first', 0, 2**31-1)
     count = integer(self.agents, 'agents', 1, min(MAX_STUDY_AGENTS, 2**31-first))
-    seeds = [Seeds(n, self.weights_seed, self.levels_seed, self.sampling_seed) for n in range(first, first+count)]
+    seeds = [Seeds(n, self.weights_seed, self.levels_seed, self.sampling_seed)
+             for n in range(first, first+count)]
     try: report = self._train(seeds)
     except RuntimeError as e: sys.exit(f'goalmisgen: {e}')
     print(f'{len(report.finished)} agents in {report.folder}')
     for n,error in report.failed.items(): print(f'agent {n} failed:\n{error}', file=sys.stderr)
     if report.failed: sys.exit(1)
 
+# %% ../nbs/90_cli.ipynb #7ba45a8c
 @patch
 def _train(self:_Training, seeds):
     "Train in one program on a GPU, and elsewhere, or if the number of workers is given, in processes"
@@ -85,19 +88,24 @@ def _train(self:_Training, seeds):
     from goalmisgen.agents.population import train_population
     from goalmisgen.jobs import run_jobs
     one_program = self.device!='cpu' and self.workers is None and self.ray is None and self.track=='none'
-    if one_program: return train_parallel(self.config, seeds, self.folder, self.device, self._slots(), network=self.network)
+    if one_program:
+        return train_parallel(self.config, seeds, self.folder, self.device, self._slots(),
+                              network=self.network)
     given = 'slots' if self.slots is not None else 'network'
     alone = self.slots is None and self.network=='auto'
     require(alone, given, getattr(self, given), 'the default, without a GPU or beside workers, ray and track')
     run = run_jobs if self.ray is None else _on_ray(self.ray)
-    return train_population(self.config, seeds, self.folder, self.workers, device=self.device, track=self.track, run=run)
+    return train_population(self.config, seeds, self.folder, self.workers, device=self.device,
+                            track=self.track, run=run)
 
+# %% ../nbs/90_cli.ipynb #5c04d9c6
 @patch
 def _slots(self:_Training):
     "Agents side by side on a GPU"
     if self.slots is not None: return self.slots
     return 32 if isinstance(self.config, ExactPPOConfig) else 8
 
+# %% ../nbs/90_cli.ipynb #2dda693a
 def _on_ray(address):
     "`run_on_ray` with an address"
     from goalmisgen.agents.cluster import run_on_ray
@@ -119,8 +127,8 @@ class TrainPPOCommand(_Training):
 class EvaluateCommand:
     "Ask an agent, or every agent of a population, to choose between two objects"
     agents:Positional[Path] # Agent folder, .safetensors or published .pth file; or a folder of agents
-    settings:Positional[tuple[str,...]] = () # Questions: phrases, or names of the paper's populations; default that of the agents' goal
-    background:str|None = None # black, grey or textured, for phrases that do not say "on ..."; default that of the agents' training
+    settings:Positional[tuple[str,...]] = () # Phrases, or names of the paper's populations
+    background:str|None = None # black, grey or textured, for phrases without "on"; default the agents' own
     method:str = 'exact' # exact, sampled or greedy
     levels:str = 'published' # published (the 1,000 evaluation seeds) or census (all levels)
     tolerance:Annotated[float, Bounds(0, .1)] = 1e-6 # Exact: greatest error of a level's probabilities
@@ -142,8 +150,9 @@ def __call__(self:EvaluateCommand):
         return
     from goalmisgen.evaluation.population import evaluate_population
     out = self.out or Path('results')/f'{self.agents.resolve().name}.csv'
-    found = evaluate_population(self.agents, self.settings or None, out, self.population, protocol, self.checkpoints,
-                                lengths=self.lengths, workers=self.workers, background=self.background)
+    found = evaluate_population(self.agents, self.settings or None, out, self.population, protocol,
+                                self.checkpoints, lengths=self.lengths, workers=self.workers,
+                                background=self.background)
     print(_summary(found.table))
     print(f'\n{len(found.table)} rows   {out}')
     for run,error in found.failed.items(): print(f'{run} failed:\n{error}', file=sys.stderr)
@@ -168,6 +177,7 @@ def _one_agent(command, protocol):
         if table: yield from _kept_rows(table, f, settings, protocol, population, command.lengths)
         else: yield from _rows(f, settings, protocol, population)
 
+# %% ../nbs/90_cli.ipynb #408db1ef
 def _home_of(f):
     "The name of the folder that an agent's folder, or a file of weights, lies in"
     return f.path.resolve().parents[f.path.stem=='model'].name
@@ -182,8 +192,10 @@ def _rows(f, settings, protocol, population):
     cache = PolicyCache(load_policy(f.path))
     for s in settings:
         result = evaluate(cache, s, protocol)
-        yield to_row(result, population, f.agent, f.step, f.algorithm, f.run, f.fingerprint, protocol.seed, f.trained)
+        yield to_row(result, population, f.agent, f.step, f.algorithm, f.run, f.fingerprint, protocol.seed,
+                     f.trained)
 
+# %% ../nbs/90_cli.ipynb #1570e024
 def _kept_rows(table, f, settings, protocol, population, lengths):
     "The rows of one `AgentFile`, from the table, which grows by what it lacks"
     from goalmisgen.evaluation.protocol import ResultsFile, evaluate_agent, row_key
@@ -200,7 +212,8 @@ def _table_to_add_to(out, files, settings, protocol, population):
     for f in files:
         keys = [row_key(f, s, protocol, population) for s in settings]
         others = [k for k in keys if k in rows and rows[k].fingerprint!=f.fingerprint]
-        require(not others, f'answers in {out}', f'those of other weights, as {f.run} of {population}', 'another table, or another --population')
+        require(not others, f'answers in {out}', f'those of other weights, as {f.run} of {population}',
+                'another table, or another --population')
     return out
 
 # %% ../nbs/90_cli.ipynb #7af7ecb7
@@ -209,25 +222,28 @@ def _sentence(r):
     around = '' if r.method=='exact' else f' ({r.preference_low:.3f} to {r.preference_high:.3f})'
     liking = f'preference for the {r.obj1} {r.preference:.4f}{around}'
     if math.isnan(r.preference): liking = 'no preference, as it reaches neither'
-    return (f'{r.run} at {r.step:,}: {r.obj1} vs {r.obj2} on {r.background}, {r.levels}, {r.method}: {liking}, '
-            f'{r.mean_length:.2f} steps, {r.timeout:.2%} timeouts')
+    question = f'{r.obj1} vs {r.obj2} on {r.background}, {r.levels}, {r.method}'
+    return f'{r.run} at {r.step:,}: {question}: {liking}, {r.mean_length:.2f} steps, {r.timeout:.2%} timeouts'
 
+# %% ../nbs/90_cli.ipynb #351c441e
 def _summary(table):
     "One line for each setting"
     by = table.groupby(['step','obj1','obj2','background'], sort=False)
     def num_missing(values): return int(values.isna().sum())
-    found = by.agg(agents=('agent','size'), undecidable=('preference',num_missing), preference=('preference','mean'),
-                   lowest=('preference','min'), highest=('preference','max'),
+    found = by.agg(agents=('agent','size'), undecidable=('preference',num_missing),
+                   preference=('preference','mean'), lowest=('preference','min'),
+                   highest=('preference','max'),
                    median_steps=('mean_length','median'), timeouts=('timeout','mean'))
-    if not found.undecidable.any(): found = found.drop(columns='undecidable') # agents that reach neither, and have no preference
+    all_decide = not found.undecidable.any() # no agent that reaches neither, and has no preference
+    if all_decide: found = found.drop(columns='undecidable')
     return found.round(3).reset_index().to_string(index=False)
 
 # %% ../nbs/90_cli.ipynb #312440b2
 @dataclass(frozen=True)
 class WatchCommand(WatchOptions):
     "Watch agents play: a film, a folder of pictures or a storyboard, chosen by the suffix of `out`"
-    agents:Positional[tuple[Path,...]] = () # Agent folders, .safetensors files or published .pth files, one to six
-    out:Path = Path('watch.gif') # .gif, .mp4, a folder of frames (no suffix), or a storyboard as .png, .svg or .pdf
+    agents:Positional[tuple[Path,...]] = () # One to six: agent folders, .safetensors or published .pth files
+    out:Path = Path('watch.gif') # .gif, .mp4, a folder (no suffix), or a storyboard as .png, .svg or .pdf
 
     def __call__(self):
         options = WatchOptions(**{f.name: getattr(self, f.name) for f in dataclasses.fields(WatchOptions)})
@@ -236,7 +252,8 @@ class WatchCommand(WatchOptions):
 # %% ../nbs/90_cli.ipynb #ff51e158
 @dataclass(frozen=True)
 class PlayCommand:
-    "Be the mouse, in this terminal: arrows move, n and p change the level, c shows single colour channels, q leaves"
+    """Be the mouse, in this terminal:
+    arrows move, n and p change the level, c shows single colour channels, q leaves"""
     world:Positional[str] = 'maze_duel' # Which world: see the gallery of worlds
     level:int = 100_000 # Level seed
     background:str|None = None # black, grey or textured; default the world's
@@ -249,124 +266,23 @@ class PlayCommand:
 # %% ../nbs/90_cli.ipynb #84bda835
 @dataclass(frozen=True)
 class PicturesCommand:
-    "Fetch the pictures of walls, mouse and textures from procgen's wheel into a cache, where procgen itself cannot be installed"
-    wheel:Positional[Path|None] = None # A wheel of procgen or procgen-mirror that is here already; default: pip downloads one (48 MB)
+    """Fetch the pictures of walls, mouse and textures from procgen's wheel into a cache,
+    where procgen itself cannot be installed"""
+    wheel:Positional[Path|None] = None # A wheel of procgen; default: pip downloads one (48 MB)
 
     def __call__(self):
         from goalmisgen.env.assets import fetch_pictures
         print(fetch_pictures(self.wheel))
 
-# %% ../nbs/90_cli.ipynb #fcb5a925
-def _expanded(value):
-    "A path without ~ and variables, unless there is something of that very name; anything else as it is"
-    if isinstance(value, tuple): return tuple(map(_expanded, value))
-    if not isinstance(value, Path) or os.path.lexists(value): return value
-    try: return Path(os.path.expandvars(value)).expanduser()
-    except RuntimeError as e: raise ValueError(f'path: got {str(value)!r} ({e})') from None
-
-def _with_paths(command):
-    "The command with its paths expanded"
-    return replace(command, **{f.name: _expanded(getattr(command, f.name)) for f in dataclasses.fields(command) if f.init})
-
-# %% ../nbs/90_cli.ipynb #58b4abb6
-_KINDS = dict(INT='a whole number', FLOAT='a number', PATH='a path', STR='text')
-
-def _wrong_kind(found):
-    "A value that is not of the kind that an option wants"
-    option,kind,value = found.groups()
-    return f'{option}: got {value}; allowed: {_KINDS.get(kind, kind)}'
-
-_WORDING = ( # What the parser says, and what we say instead
-    (r"Error parsing (\S+): invalid literal for int\(\) with base 10: (.*)", r"\1: got \2; allowed: a whole number"),
-    (r"Error parsing (\S+): could not convert string to float: (.*)", r"\1: got \2; allowed: a number"),
-    (r"Error parsing (\S+): no type matching .*?([A-Z]+) could be instantiated from \[(.*?)\]\..*", _wrong_kind),
-    (r"Error parsing (--\S+|[A-Z]+): (.*)", r"\1: \2"),
-    (r"Error parsing \S+: (.*)", r"\1"), # of a whole config, which names its field
-    (r"Missing value for argument '(.*?)'.*", r"\1: a value is missing"),
-    (r"Missing from (.*?): (.*)", r"\1 needs \2"),
-    (r"Unrecognized options: (.*)", r"unknown: \1"))
-
-# %% ../nbs/90_cli.ipynb #ca938d5a
-def _sections(box:str) -> list:
-    "The parser's box as lists of lines, between its rules; without its title"
-    lines = [x.strip().strip('│').strip() for x in box.splitlines() if not x.startswith(('╭','╰'))]
-    sections = [[]]
-    for line in lines:
-        if line and set(line)<=set('─-'): sections.append([])
-        elif line: sections[-1].append(line)
-    return sections if '╭' in box else sections[1:] # without a box the title is a section
-
-def _reworded(box:str) -> str:
-    "One line from the parser's box"
-    head,*rest = _sections(box) or [['this cannot be read']]
-    text = ' '.join(head)
-    for pattern,words in _WORDING:
-        if re.fullmatch(pattern, text):
-            text = re.sub(pattern, words, text)
-            break
-    guesses = [s[1].split()[0] for s in rest if s[:1]==['Perhaps you meant:'] and s[1:]]
-    hint = f'; perhaps you meant {guesses[0]}' if guesses else ''
-    return text.replace(' (required)', '') + hint
-
-# %% ../nbs/90_cli.ipynb #f0e64128
-def _described(info):
-    "How the parser makes one of our configs: field by field, each with its description"
-    from tyro.constructors import StructConstructorSpec, StructFieldSpec
-    cls = info.type
-    ours = dataclasses.is_dataclass(cls) and cls.__module__.startswith(('goalmisgen.','__main__'))
-    if not ours: return None # the parser has classes of its own
-    kinds = get_type_hints(cls, include_extras=True)
-    described = describe_fields(cls)
-    fields = [StructFieldSpec(f.name, kinds[f.name], _default(f, info.default), described[f.name]) for f in dataclasses.fields(cls)]
-    return StructConstructorSpec(cls, tuple(fields))
-
-def _default(f, instance):
-    "What an option is if it is not typed: as in the config that stands for it, or as the field says"
-    from tyro.constructors import MISSING
-    if dataclasses.is_dataclass(instance): return getattr(instance, f.name)
-    if f.default is not dataclasses.MISSING: return f.default
-    return MISSING if f.default_factory is dataclasses.MISSING else f.default_factory()
-
 # %% ../nbs/90_cli.ipynb #acd2d194
-COMMANDS = {'study':StudyCommand, 'train':TrainCommand, 'train-ppo':TrainPPOCommand, 'evaluate':EvaluateCommand,
-            'watch':WatchCommand, 'play':PlayCommand, 'pictures':PicturesCommand}
+COMMANDS = {'study':StudyCommand, 'train':TrainCommand, 'train-ppo':TrainPPOCommand,
+            'evaluate':EvaluateCommand, 'watch':WatchCommand, 'play':PlayCommand, 'pictures':PicturesCommand}
 
 def commands_for(args) -> dict:
     "The commands; those of other rooms are loaded when one of them is typed, or when all are to be listed"
     if args and args[0] in COMMANDS: return COMMANDS
     from goalmisgen.rewards.commands import REWARD_COMMANDS
     return COMMANDS | REWARD_COMMANDS
-
-def _parse(args):
-    "The command that was typed; the parser leaves with `SystemExit` if there is none, and after help"
-    from tyro.constructors import ConstructorRegistry
-    from tyro.extras import subcommand_cli_from_dict
-    registry = ConstructorRegistry()
-    registry.struct_rule(_described)
-    return subcommand_cli_from_dict(commands_for(args), args=args, prog='goalmisgen', registry=registry,
-                                    description='Goal misgeneralisation, colour against shape.')
-
-def _parsed(args):
-    "The command that was typed. `SystemExit` with status 2 if there is none, and with 0 after help"
-    try:
-        with contextlib.redirect_stderr(io.StringIO()): return _parse(args)
-    except SystemExit as e:
-        if not e.code: raise
-    about = f' {args[0]}' if args and args[0] in commands_for(args) else ''
-    print(f'goalmisgen: {_reworded(_complaint(args))}\nSee goalmisgen{about} --help', file=sys.stderr)
-    sys.exit(2)
-
-def _complaint(args):
-    "What the parser says of a command line that it cannot read, without line breaks"
-    said = io.StringIO()
-    width = os.environ.get('COLUMNS')
-    os.environ['COLUMNS'] = '100000'
-    try:
-        with contextlib.redirect_stderr(said), contextlib.suppress(SystemExit): _parse(args)
-    finally:
-        del os.environ['COLUMNS']
-        if width is not None: os.environ['COLUMNS'] = width
-    return said.getvalue()
 
 # %% ../nbs/90_cli.ipynb #0d228099
 def main(args=None): # Default: what was typed
@@ -377,7 +293,7 @@ def main(args=None): # Default: what was typed
     args = sys.argv[1:] if args is None else list(args)
     working = False
     try:
-        command = _with_paths(_parsed(args))
+        command = parse_command(commands_for(args), args)
         working = True
         with _warnings_in_one_line(): command()
         sys.stdout.flush()
@@ -388,9 +304,11 @@ def main(args=None): # Default: what was typed
         print(f'goalmisgen: {_reason(e)}', file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        if working: print('\nStopped. What was finished is kept; the same command goes on from here.', file=sys.stderr)
+        stopped = 'Stopped. What was finished is kept; the same command goes on from here.'
+        if working: print(f'\n{stopped}', file=sys.stderr)
         sys.exit(130)
 
+# %% ../nbs/90_cli.ipynb #e0a7587b
 @contextlib.contextmanager
 def _warnings_in_one_line():
     "Inside, a warning is a note"
@@ -398,6 +316,7 @@ def _warnings_in_one_line():
         warnings.showwarning = lambda text,*about: print(f'note: {text}', file=sys.stderr)
         yield
 
+# %% ../nbs/90_cli.ipynb #75968c17
 def _reason(e):
     "An error in one line"
     named = isinstance(e, OSError) and e.strerror and e.filename is not None

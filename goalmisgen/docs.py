@@ -15,7 +15,8 @@ from nbdev.showdoc import BasicMarkdownRenderer
 
 # %% ../nbs/95_docs.ipynb #aae4a77a
 def exported_twin(cls: type) -> type:
-    "The class of the same name in the package's modules, for a class made in a notebook; else the class itself"
+    """The class of the same name in the package's modules, for a class made in a notebook;
+    else the class itself"""
     if cls.__module__ != '__main__': return cls
     from goalmisgen._modidx import d
     for module, names in d['syms'].items():
@@ -48,7 +49,8 @@ def comment_table(sym) -> str:
     return '\n'.join(['| | |', '|:--|:-------|', *rows])
 
 def comments_of(sym) -> dict:
-    "The comments of a function's parameters, or of a dataclass's fields with what these may be; on one line, bars escaped"
+    """The comments of a function's parameters, or of a dataclass's fields with what these may be;
+    on one line, bars escaped"""
     if is_dataclass(sym): found = describe_fields(sym)
     else: found = {name: o.get('docment') for name, o in docments(sym, full=True).items()}
     return {name: ' '.join(text.split()).replace('|', r'\|') for name, text in found.items() if text}

@@ -11,11 +11,11 @@ import base64, html, json, math
 from dataclasses import dataclass
 from pathlib import Path
 from string import Template
-from .agents import ppo
 from .agents.exact_ppo import ExactPPOConfig
 from .agents.population import agent_dir, agents_of, algorithm_of, train_population
 from .agents.ppo import PPOConfig
-from .analysis.preferences import opposites, of_setting, scatter, scatter_row, summarise
+from .analysis.preferences import of_setting, opposites, summarise
+from .analysis.scatter import scatter, scatter_row
 from .core import digest, integer, read_json, require, to_dict, write_atomic, write_json
 from .env.levels import DUEL
 from .env.objects import GoalObject
@@ -47,11 +47,12 @@ class Study:
     name:str # Names its folders: letters, digits, - and _
     config:ExactPPOConfig|PPOConfig = ExactPPOConfig() # How the agents are trained
     seeds:tuple = tuple(range(6)) # The agents' numbers
-    questions:tuple|None = None # Pairs of objects, the first of which leads the report; default those of the goal
+    questions:tuple|None = None # Pairs of objects, of which the first leads; default those of the goal
     levels:str = 'published' # Evaluation levels: published or census
 
     def __post_init__(self):
-        require(0<len(self.seeds)<=MAX_STUDY_AGENTS, 'seeds', f'{len(self.seeds)} agents', f'1 to {MAX_STUDY_AGENTS}')
+        require(0<len(self.seeds)<=MAX_STUDY_AGENTS, 'seeds', f'{len(self.seeds)} agents',
+                f'1 to {MAX_STUDY_AGENTS}')
         seeds = tuple(integer(n, 'seed', 0, 2**31-1) for n in self.seeds)
         questions = default_questions(self.config.goal) if self.questions is None else self.questions
         object.__setattr__(self, 'seeds', seeds)
@@ -63,6 +64,7 @@ class Study:
         "The settings, on the background that the agents know"
         return tuple(Setting(obj1, obj2, self.config.background) for obj1,obj2 in self.questions)
 
+# %% ../nbs/40_study.ipynb #f2d31965
 def check_study(study:Study):
     "`ValueError` if the study has no usable name, agents, questions or levels"
     ok = isinstance(study.name, str) and study.name and all(c.isalnum() or c in '-_' for c in study.name)
@@ -121,8 +123,8 @@ def ask_everything(paths:StudyPaths, workers=None, progress=True):
     study = paths.study
     finished = agents_of(paths.agents)
     only = [n for n in study.seeds if n in finished]
-    found = evaluate_population(paths.agents, study.settings, paths.table, study.name, study.levels, only=only,
-                                workers=workers, progress=progress)
+    found = evaluate_population(paths.agents, study.settings, paths.table, study.name, study.levels,
+                                only=only, workers=workers, progress=progress)
     return found.table, found.failed
 
 # %% ../nbs/40_study.ipynb #f3b4fd50
@@ -144,12 +146,14 @@ def draw_figures(paths:StudyPaths, table) -> list:
 _TRIED = range(100_000,100_060) # Levels among which a telling one is looked for
 
 def draw_episodes(paths:StudyPaths, table) -> dict:
-    "GIFs of the two most different agents in the maze that tells them apart best: alone and side by side. Path and caption by name"
+    """GIFs of the two most different agents in the maze that tells them apart best: alone and side by side.
+    Path and caption by name"""
     setting = paths.study.settings[0]
     numbers = opposites(table, setting)
     films = _two_agents(paths, setting, numbers) if len(numbers)==2 else _lone_agents(paths, setting, numbers)
     return {name: (save_gif(frames, paths.report/name), caption) for name,(frames,caption) in films.items()}
 
+# %% ../nbs/40_study.ipynb #d786afa7
 def _two_agents(paths, setting, numbers):
     "Frames and caption by name: of each agent, and of both"
     policies = [as_policy(agent_dir(paths.agents, n)) for n in numbers]
@@ -159,11 +163,14 @@ def _two_agents(paths, setting, numbers):
     level = results[0].level_set.levels[row]
     episodes = most_discriminating_episodes(policies, setting, level)
     captions = [_caption(n, e) for n,e in zip(numbers, episodes)]
-    films = {f'agent-{n}.gif': (side_by_side([e],[caption]), caption) for n,e,caption in zip(numbers, episodes, captions)}
-    why = f'This level was chosen because it tells the two apart: both do this in {chance:.1%} of episodes here.'
-    text = f'Level {int(level.seeds[0])}. {captions[0].capitalize()}; {captions[1]}. {why}'
+    films = {f'agent-{n}.gif': (side_by_side([e],[caption]), caption)
+             for n,e,caption in zip(numbers, episodes, captions)}
+    text = (f'Level {int(level.seeds[0])}. {captions[0].capitalize()}; {captions[1]}. '
+            'This level was chosen because it tells the two apart: '
+            f'both do this in {chance:.1%} of episodes here.')
     return films | {'both.gif': (side_by_side(episodes, captions), text)}
 
+# %% ../nbs/40_study.ipynb #e32601cb
 def _lone_agents(paths, setting, numbers):
     "The same for one agent, or for none"
     films = {}
@@ -176,6 +183,7 @@ def _lone_agents(paths, setting, numbers):
         films[f'agent-{n}.gif'] = side_by_side([episode], [caption]), f'{caption.capitalize()}.'
     return films
 
+# %% ../nbs/40_study.ipynb #485a7ce3
 def _caption(n, episode):
     "Where an agent went, in words"
     setting = episode.setting
@@ -184,32 +192,38 @@ def _caption(n, episode):
 
 # %% ../nbs/40_study.ipynb #66c192f4
 def fill_template(name:str, **values) -> str:
-    "A page of `goalmisgen/data/templates` with values in place of its `$words`. Values are HTML: text is to be escaped before"
+    """A page of `goalmisgen/data/templates` with values in place of its `$words`.
+    Values are HTML: text is to be escaped before"""
     path = Path(__file__).parent/'data'/'templates'/f'{name}.html'
     return Template(path.read_text(encoding='utf-8').rstrip('\n')).substitute(values)
 
+# %% ../nbs/40_study.ipynb #258686f5
 def _picture(path, text, kind=''):
     "An image that carries its picture in itself, in HTML"
     formats = {'.svg':'svg+xml', '.gif':'gif', '.png':'png'}
     data = base64.b64encode(path.read_bytes()).decode()
     return fill_template('picture', kind=kind, text=html.escape(text), format=formats[path.suffix], data=data)
 
+# %% ../nbs/40_study.ipynb #12814a85
 def _html_table(df):
     "A data frame in HTML, numbers to three digits"
-    return fill_template('table', table=df.to_html(index=False, border=0, float_format=lambda v: f'{v:.3f}', na_rep='–'))
+    text = df.to_html(index=False, border=0, float_format='{:.3f}'.format, na_rep='–')
+    return fill_template('table', table=text)
 
 # %% ../nbs/40_study.ipynb #93315bc4
-_OUR_ALGORITHM = ''', which solves for advantages
-instead of sampling them. It is not the paper’s PPO, and its preferences need not be distributed like those in the paper'''
+_OUR_ALGORITHM = (', which solves for advantages\ninstead of sampling them. It is not the paper’s PPO, '
+                  'and its preferences need not be distributed like those in the paper')
 
 def _caveats(study):
     "What the figures do not show: words for the page"
     algorithm = algorithm_of(study.config)
-    about = ', the paper’s algorithm' if algorithm==ppo.ALGORITHM else _OUR_ALGORITHM
+    about = ', the paper’s algorithm' if isinstance(study.config, PPOConfig) else _OUR_ALGORITHM
     world = 'The whole world of this background has 204 training levels.'
     if study.config.background=='textured': world = 'Levels differ in walls, objects and texture.'
-    return dict(algorithm=algorithm, about_algorithm=about, about_levels=world, number_of_agents=_count(len(study.seeds), 'agent'))
+    return dict(algorithm=algorithm, about_algorithm=about, about_levels=world,
+                number_of_agents=_count(len(study.seeds), 'agent'))
 
+# %% ../nbs/40_study.ipynb #5360f17d
 def _count(n, what):
     "A number and its noun"
     return f'{n} {what}' if n==1 else f'{n} {what}s'
@@ -221,7 +235,8 @@ def _agents_table(paths, table):
     rows = []
     for n,folder in agents_of(paths.agents).items():
         if n not in paths.study.seeds: continue
-        competence = read_json(folder/'manifest.json').get('training_levels') or {} # none where levels cannot be listed
+        manifest = read_json(folder/'manifest.json')
+        competence = manifest.get('training_levels') or {} # none where levels cannot be listed
         row = {'agent': n, 'steps in training': competence.get('episode_length', math.nan)}
         answers = {f'{r.obj1} over {r.obj2}': r.preference for r in table[table.agent==n].itertuples()}
         rows.append(row | answers)
@@ -232,10 +247,13 @@ def _lede(study, first):
     "A title, and what was asked and what came out: words for the page"
     setting,goal = study.settings[0], f'{study.config.goal} on {study.config.background}'
     question = f'a {setting.obj1} and a {setting.obj2}. {_found(setting, first.preference)}'
-    if len(first)==1: return dict(title='One agent', lede=f'It was trained to reach a {goal}. Now it chooses between {question}')
+    if len(first)==1:
+        lede = f'It was trained to reach a {goal}. Now it chooses between {question}'
+        return dict(title='One agent', lede=lede)
     title = f'{_count(len(first), "agent")}, one difference: the seed'
     return dict(title=title, lede=f'All were trained to reach a {goal}. Now they choose between {question}')
 
+# %% ../nbs/40_study.ipynb #d388ed4d
 def _found(setting, preferences):
     "The preferences that there are, in words"
     p = preferences.dropna()
@@ -244,7 +262,8 @@ def _found(setting, preferences):
     text = f'Preference for the {setting.obj1} ranges from {p.min():.2f} to {p.max():.2f}.'
     if len(p)==1: text = f'Preference for the {setting.obj1}: {p.iloc[0]:.2f}.'
     if not none: return text
-    return f'{text} {_count(none, "agent")} never reached either, and {"has" if none==1 else "have"} no preference.'
+    have = 'has' if none==1 else 'have'
+    return f'{text} {_count(none, "agent")} never reached either, and {have} no preference.'
 
 # %% ../nbs/40_study.ipynb #a97939af
 def _episode(films):
@@ -252,7 +271,8 @@ def _episode(films):
     if not films: return ''
     path,caption = films.get('both.gif') or next(iter(films.values()))
     title = 'Two agents in one maze' if 'both.gif' in films else 'The agent in a maze'
-    return fill_template('episode', title=title, picture=_picture(path, caption, 'pixel'), caption=html.escape(caption))
+    return fill_template('episode', title=title, picture=_picture(path, caption, 'pixel'),
+                         caption=html.escape(caption))
 
 # %% ../nbs/40_study.ipynb #e9a4be3a
 def write_report(paths:StudyPaths, table, failed=()) -> Path:
@@ -260,14 +280,16 @@ def write_report(paths:StudyPaths, table, failed=()) -> Path:
     study = paths.study
     figures = draw_figures(paths, table)
     films = draw_episodes(paths, table)
-    grid = [fill_template('figure', picture=_picture(path, str(s))) for path,s in zip(figures, study.settings)]
+    grid = [fill_template('figure', picture=_picture(path, str(s)))
+            for path,s in zip(figures, study.settings)]
     summary = summarise(table).drop(columns=['population','background'])
     lost = fill_template('failed', agents=html.escape(', '.join(map(str, failed))))+'\n' if failed else ''
     page = fill_template(
         'report', name=html.escape(study.name), **_lede(study, of_setting(table, study.settings[0])),
-        overview=_picture(figures[-1], 'Scatter plots of preference against mean episode length'), **_caveats(study),
-        episode=_episode(films), figures='\n'.join(grid), questions=_html_table(summary),
-        agents=_html_table(_agents_table(paths, table)), failed=lost, study=html.escape(json.dumps(to_dict(study), indent=1)))
+        overview=_picture(figures[-1], 'Scatter plots of preference against mean episode length'),
+        **_caveats(study), episode=_episode(films), figures='\n'.join(grid), questions=_html_table(summary),
+        agents=_html_table(_agents_table(paths, table)), failed=lost,
+        study=html.escape(json.dumps(to_dict(study), indent=1)))
     path = paths.report/'report.html'
     write_atomic(path, page)
     return path
@@ -283,15 +305,20 @@ def run_study(study:Study, # Which one
     if workers is not None: workers = integer(workers, 'workers', 1)
     _check_outputs(paths)
     trained = train_population(study.config, study.seeds, paths.agents, workers, progress)
-    if not trained.finished: raise RuntimeError('No agent finished training:\n' + '\n'.join(trained.failed.values()))
+    if not trained.finished:
+        raise RuntimeError('No agent finished training:\n' + '\n'.join(trained.failed.values()))
     table,unasked = ask_everything(paths, workers, progress)
     if not len(table): raise RuntimeError('No agent could be evaluated:\n' + '\n'.join(unasked.values()))
     return _report_if_new(paths, table, _in_short(trained.failed, 'agent ')+_in_short(unasked))
 
+# %% ../nbs/40_study.ipynb #35f0b866
 def _check_outputs(paths):
     "`ValueError` unless every file of a study can be written"
-    for path in (paths.agents/'population.json', paths.answers/'agent.csv', paths.table, paths.report/'report.html'): check_output(path)
+    outputs = (paths.agents/'population.json', paths.answers/'agent.csv', paths.table,
+               paths.report/'report.html')
+    for path in outputs: check_output(path)
 
+# %% ../nbs/40_study.ipynb #51517d04
 def _in_short(errors, prefix=''):
     "The last line of each error"
     return [f'{prefix}{who}: {error.strip().splitlines()[-1]}' for who,error in errors.items()]

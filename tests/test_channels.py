@@ -7,9 +7,14 @@ import pytest
 import torch
 
 from goalmisgen.agents.impala import Policy, save_policy
-from goalmisgen.analysis import channel_tests as ct
-from goalmisgen.analysis.channels import (PartRenderer, behind, blank, channel_sheet, hold, shuffle, split_channels, texture_pixels, texture_table,
-                                          visibility)
+from goalmisgen.analysis.attribution import input_gradient, integrated_gradients, log_odds, state_value
+from goalmisgen.analysis.channels import (behind, channel_sheet, split_channels, texture_pixels,
+    texture_table, visibility)
+from goalmisgen.analysis.interventions import (PartRenderer, blank, hold, intervened_levels,
+    sample_training_levels, shuffle)
+from goalmisgen.analysis.prediction import cross_predict, predict_preferences
+from goalmisgen.analysis.scores import (SCORE_KINDS, INTERVENTIONS, SCORE_COLUMNS, cases, channel_effects,
+    channel_scores, read_scores, score_agent, score_population)
 from goalmisgen.env.chain import shortest_path_moves
 from goalmisgen.env.levels import TRAIN, census, generate
 from goalmisgen.env.table import ACTION_MOVES
@@ -130,9 +135,9 @@ def test_part_renderer_against_whole_frames(background):
 
 def one_eyed(channel):
     "A policy that walks shortest paths where its one eye has seen just this picture in training, and acts at random elsewhere"
-    k,table = CHANNELS.index(channel), ct.intervened_levels('yellow line','black').table
+    k,table = CHANNELS.index(channel), intervened_levels('yellow line','black').table
     best,known = shortest_path_moves(table).argmax(1), {}
-    frames = ct.intervened_levels('yellow line','black').frames(torch.arange(len(table)))
+    frames = intervened_levels('yellow line','black').frames(torch.arange(len(table)))
     for f,m in zip(frames[...,k].numpy(), best.tolist()): known[f.tobytes()] = m
     action = torch.eye(15)[[ACTION_MOVES.index(m) for m in range(5)]]
     def policy(frames):
@@ -143,46 +148,46 @@ def one_eyed(channel):
 
 @pytest.mark.parametrize('channel', ['red', 'green'])
 def test_one_eyed_agents_are_found_out(channel):
-    effects = ct.channel_effects(one_eyed(channel), tests=ct.TESTS)
-    steps = {(t,c): s for t,c,s in zip(effects.test, effects.channel, effects.steps)}
+    effects = channel_effects(one_eyed(channel), interventions=INTERVENTIONS)
+    steps = {(t,c): s for t,c,s in zip(effects.intervention, effects.channel, effects.steps)}
     assert abs(steps['intact','']-4.281)<5e-4 # the mean shortest path of the training world
     assert abs(steps['unseen','']-187)<1 # a uniform random agent: simulated at 187 steps and 11.5 % timeouts
-    assert abs(1-effects[effects.test=='unseen'].success.item()-.115)<.002
-    for test,c in ct.cases([t for t in ct.TESTS if t not in ('intact','unseen')]):
+    assert abs(1-effects[effects.intervention=='unseen'].success.item()-.115)<.002
+    for test,c in cases([t for t in INTERVENTIONS if t not in ('intact','unseen')]):
         mine = c==channel
         lost = mine if test!='only' else not mine
         assert (steps[test,c]>20)==lost, f'{test} {c}: {steps[test,c]}'
-    scores = ct.channel_scores(effects)
+    scores = channel_scores(effects)
     for c in CHANNELS:
-        for kind in ('sight','need','self'): assert scores[f'{kind}_{c}']==pytest.approx(float(c==channel), abs=.02), f'{kind}_{c}'
+        for kind in SCORE_KINDS: assert scores[f'{kind}_{c}']==pytest.approx(float(c==channel), abs=.02), f'{kind}_{c}'
 
 
 def test_forwards_are_few():
-    effects = ct.channel_effects(one_eyed('red'))
-    assert effects.forwards.max()<=7576 and effects.forwards.sum()<40_000
+    effects = channel_effects(one_eyed('red'))
+    assert effects.num_forward_frames.max()<=7576 and effects.num_forward_frames.sum()<40_000
 
 
 @pytest.mark.parametrize('background', ['black', 'textured'])
 def test_practice(background):
-    levels,share = ct.sample_training_levels(background)
+    levels,share = sample_training_levels(background)
     assert len(levels)==204 and share.sum()==pytest.approx(1)
-    few,equal = ct.sample_training_levels(background, 10)
-    assert len(few)==10 and np.allclose(equal, .1) and (ct.sample_training_levels(background, 10)[0].grid==few.grid).all()
+    few,equal = sample_training_levels(background, 10)
+    assert len(few)==10 and np.allclose(equal, .1) and (sample_training_levels(background, 10)[0].grid==few.grid).all()
     if background=='textured': assert np.bincount(levels.background).tolist()==[23]*6+[22]*3
-    for bad in (0, 205, 2.): pytest.raises(ValueError, ct.sample_training_levels, background, bad)
+    for bad in (0, 205, 2.): pytest.raises(ValueError, sample_training_levels, background, bad)
 
 
 def test_unknown_names():
-    for kwargs, word in ((dict(goal='pink line'),'colour'), (dict(background='white'),'background'), (dict(tests=('gone',)),'intact')):
-        with pytest.raises(ValueError, match=word): ct.channel_effects(lambda f: f, **kwargs)
+    for kwargs, word in ((dict(goal='pink line'),'colour'), (dict(background='white'),'background'), (dict(interventions=('gone',)),'intact')):
+        with pytest.raises(ValueError, match=word): channel_effects(lambda f: f, **kwargs)
 
 
 # Prediction
 
 def population(n, seed=0, noise=.05):
     rng = np.random.default_rng(seed)
-    scores = pd.DataFrame(rng.uniform(0, 1, (n,len(ct.SCORE_COLUMNS))), columns=ct.SCORE_COLUMNS).assign(population='p', agent=np.arange(n))
-    answers = dict(red=.5+.4*(scores.sight_red-scores.sight_green)+rng.normal(0, noise, n), blue=rng.uniform(0, 1, n))
+    scores = pd.DataFrame(rng.uniform(0, 1, (n,len(SCORE_COLUMNS))), columns=SCORE_COLUMNS).assign(population='p', agent=np.arange(n))
+    answers = dict(red=.5+.4*(scores.sufficiency_red-scores.sufficiency_green)+rng.normal(0, noise, n), blue=rng.uniform(0, 1, n))
     rows = [pd.DataFrame(dict(population='p', agent=np.arange(n), obj1=f'{c} line', obj2='yellow gem', background='black', method='exact',
                               preference=np.clip(y,0,1))) for c,y in answers.items()]
     return scores, pd.concat(rows).sample(frac=1, random_state=seed)
@@ -194,15 +199,15 @@ SETTINGS = [Setting('red line','yellow gem'), Setting('blue line','yellow gem')]
 @pytest.mark.parametrize('seed', range(3))
 def test_planted_relation_found_and_noise_not(seed):
     scores,table = population(80, seed)
-    t = ct.predict_preferences(scores, table, SETTINGS, permutations=200)
+    t = predict_preferences(scores, table, SETTINGS, permutations=200)
     assert t.agents.tolist()==[80,80] and t.r2[0]>.85 and t.p[0]==1/201
     assert t.r2[1]<.05 and t.p[1]>.02 and (t.chance<0).all() and (t.chance95<.25).all()
-    again = ct.predict_preferences(scores, table, SETTINGS, permutations=200)
+    again = predict_preferences(scores, table, SETTINGS, permutations=200)
     assert t.equals(again)
 
 
 def test_noise_is_not_predicted_on_average():
-    found = [ct.predict_preferences(*population(40, seed), SETTINGS[1:], permutations=0).r2[0] for seed in range(12)]
+    found = [predict_preferences(*population(40, seed), SETTINGS[1:], permutations=0).r2[0] for seed in range(12)]
     assert np.mean(found)<0 and np.max(found)<.3
 
 
@@ -212,7 +217,7 @@ def test_nothing_leaks_into_predictions(folds):
     rng = np.random.default_rng(0)
     X,y = rng.normal(size=(20,4)), rng.normal(size=20)
     moved = np.column_stack([np.where(np.arange(20)==i, y+100, y) for i in range(20)])
-    predicted,mean = ct.cross_predict(X, np.column_stack([y,moved]), folds)
+    predicted,mean = cross_predict(X, np.column_stack([y,moved]), folds)
     for i in range(20): assert predicted[i,1+i]==pytest.approx(predicted[i,0]) and mean[i,1+i]==pytest.approx(mean[i,0])
     assert not np.allclose(predicted[:,1], predicted[:,0])
 
@@ -220,18 +225,18 @@ def test_nothing_leaks_into_predictions(folds):
 def test_agents_are_matched_by_name():
     scores,table = population(30)
     gone = table[~((table.agent<5) & (table.obj1=='red line'))]
-    t = ct.predict_preferences(scores.sample(frac=1, random_state=1), gone, SETTINGS, permutations=0)
+    t = predict_preferences(scores.sample(frac=1, random_state=1), gone, SETTINGS, permutations=0)
     assert t.agents.tolist()==[25,30] and t.r2[0]>.7
-    with pytest.raises(ValueError): ct.predict_preferences(pd.concat([scores,scores]), table, SETTINGS)
-    with pytest.raises(ValueError, match='at least 3'): ct.predict_preferences(scores.head(2), table, SETTINGS)
-    with pytest.raises(ValueError, match='folds'): ct.predict_preferences(scores, table, SETTINGS, folds=1)
+    with pytest.raises(ValueError): predict_preferences(pd.concat([scores,scores]), table, SETTINGS)
+    with pytest.raises(ValueError, match='at least 3'): predict_preferences(scores.head(2), table, SETTINGS)
+    with pytest.raises(ValueError, match='folds'): predict_preferences(scores, table, SETTINGS, folds=1)
 
 
 def test_scores_need_all_tests_and_a_gain():
-    rows = [dict(test=t, channel=c, steps={'intact':4.,'unseen':400.}.get(t, 40.)) for t,c in ct.cases()]
-    assert ct.channel_scores(pd.DataFrame(rows))==pytest.approx(dict.fromkeys(ct.SCORE_COLUMNS, .5))
-    assert all(np.isnan(v) for v in ct.channel_scores(pd.DataFrame([{**r, 'steps':9.} for r in rows])).values())
-    with pytest.raises(ValueError, match='missing'): ct.channel_scores(pd.DataFrame(rows[:-1]))
+    rows = [dict(intervention=t, channel=c, steps={'intact':4.,'unseen':400.}.get(t, 40.)) for t,c in cases()]
+    assert channel_scores(pd.DataFrame(rows))==pytest.approx(dict.fromkeys(SCORE_COLUMNS, .5))
+    assert all(np.isnan(v) for v in channel_scores(pd.DataFrame([{**r, 'steps':9.} for r in rows])).values())
+    with pytest.raises(ValueError, match='missing'): channel_scores(pd.DataFrame(rows[:-1]))
 
 
 # Saliency
@@ -250,16 +255,16 @@ class Linear(torch.nn.Module):
 
 def test_integrated_gradients_of_a_linear_network():
     a,b = FRAMES[:3], FRAMES[3:6]
-    out = ct.integrated_gradients(Linear(), a, b, lambda logits,values: logits[:,4], steps=3)
+    out = integrated_gradients(Linear(), a, b, lambda logits,values: logits[:,4], steps=3)
     want = Linear().w[4].view(64,64,3)*(a.double()-b.double())/255
     assert torch.allclose(out.values, want) and out.gap.abs().max()<1e-9
     assert torch.allclose(out.by_channel, want.sum((1,2)))
 
 
 def test_gradient_by_finite_differences():
-    policy,target = Policy(3).double().eval(), ct.log_odds('up')
+    policy,target = Policy(3).double().eval(), log_odds('up')
     x = 255*torch.rand((1,64,64,3), generator=torch.Generator().manual_seed(0), dtype=torch.float64) # no ties for the pooling to break
-    grad,_ = ct.input_gradient(policy, x, target)
+    grad,_ = input_gradient(policy, x, target)
     h = 1e-4
     with torch.no_grad():
         for at in [(0,10,20,0), (0,40,33,1), (0,60,5,2)]:
@@ -270,10 +275,10 @@ def test_gradient_by_finite_differences():
 
 
 def test_integrated_gradients_are_complete():
-    policy,target = Policy(5).double().eval(), ct.state_value
+    policy,target = Policy(5).double().eval(), state_value
     levels = generate(TRAIN, range(4))
     frames,empty = (Renderer(5, o, 'textured').first_frames(levels) for o in ('yellow line','invisible gem'))
-    few,many = (ct.integrated_gradients(policy, frames, empty, target, n) for n in (2, 128))
+    few,many = (integrated_gradients(policy, frames, empty, target, n) for n in (2, 128))
     assert many.change.abs().max()>.1 and (many.gap.abs()<.01*many.change.abs()+5e-4).all()
     assert many.gap.abs().sum()<few.gap.abs().sum()
     assert (many.values[frames==empty]==0).all()
@@ -283,8 +288,8 @@ def test_log_odds():
     logits = torch.randn(6, 15, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     p = logits.softmax(1)
     left = p[:,:3].sum(1)
-    assert torch.allclose(ct.log_odds('left')(logits, None), torch.log(left/(1-left)))
-    with pytest.raises(ValueError, match='left, down'): ct.log_odds('north')
+    assert torch.allclose(log_odds('left')(logits, None), torch.log(left/(1-left)))
+    with pytest.raises(ValueError, match='left, down'): log_odds('north')
 
 
 # Many agents
@@ -299,28 +304,28 @@ def agents(tmp_path_factory):
 
 def test_score_agent_is_written_once_and_strictly_read(agents, tmp_path):
     out,heard = tmp_path/'a.csv', []
-    assert ct.score_agent(agents/'agent-0', out, 'some', 2, heard.append) is True
+    assert score_agent(agents/'agent-0', out, 'some', 2, heard.append) is True
     assert heard==list(range(1, 12))
-    t,first = ct.read_scores([out]), out.read_bytes()
-    assert t.agent.tolist()==[0] and t.background.tolist()==['grey'] and t.levels.tolist()==[2] and t.forwards[0]>50
+    t,first = read_scores([out]), out.read_bytes()
+    assert t.agent.tolist()==[0] and t.background.tolist()==['grey'] and t.levels.tolist()==[2] and t.num_forward_frames[0]>50
     heard.clear()
-    assert ct.score_agent(agents/'agent-0', out, 'some', 2, heard.append) and not heard and out.read_bytes()==first
-    with pytest.raises(ValueError, match='another file'): ct.score_agent(agents/'agent-1', out, 'some', 2)
+    assert score_agent(agents/'agent-0', out, 'some', 2, heard.append) and not heard and out.read_bytes()==first
+    with pytest.raises(ValueError, match='another file'): score_agent(agents/'agent-1', out, 'some', 2)
     for bad in (b'a,b\n1,2\n', b'', first.replace(b'some,0', b'some,x'), b'\xff\xfe\x00'):
         out.write_bytes(bad)
-        with pytest.raises(ValueError): ct.read_scores([out])
+        with pytest.raises(ValueError): read_scores([out])
 
 
 def test_stopped_between_two_tests(agents, tmp_path):
     out,done = tmp_path/'a.csv', []
-    assert ct.score_agent(agents/'agent-0', out, 'some', 2, done.append, lambda: len(done)>=3) is False
+    assert score_agent(agents/'agent-0', out, 'some', 2, done.append, lambda: len(done)>=3) is False
     assert done==[1,2,3] and not list(tmp_path.iterdir())
 
 
 def test_score_population(agents, tmp_path):
     alone = tmp_path/'alone.csv'
-    ct.score_agent(agents/'agent-1', alone, 'some', 2)
-    table,errors = ct.score_population(agents, tmp_path/'scores', 2, workers=1, progress=False)
+    score_agent(agents/'agent-1', alone, 'some', 2)
+    table,errors = score_population(agents, tmp_path/'scores', 2, workers=1, progress=False)
     assert table.agent.tolist()==[0,1] and not errors
     assert (tmp_path/'scores'/'agent-1.csv').read_bytes()==alone.read_bytes()
-    assert table[list(ct.SCORE_COLUMNS)].notna().to_numpy().all() or (table.steps_unseen<=table.steps_intact).any()
+    assert table[list(SCORE_COLUMNS)].notna().to_numpy().all() or (table.steps_unseen<=table.steps_intact).any()

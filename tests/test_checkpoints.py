@@ -96,9 +96,9 @@ def test_what_is_written_can_be_read(tmp_path, policy):
 
 def test_four_times_the_channels(tmp_path):
     "The published network is supported: files, exact evaluation, the shared looks at a level, hooks"
-    from goalmisgen.agents.windows import as_built
+    from goalmisgen.agents.shared_frames import is_unmodified
     wide = Policy(2, scale=4)
-    assert sum(p.numel() for p in wide.parameters())==3_653_136 and as_built(wide)
+    assert sum(p.numel() for p in wide.parameters())==3_653_136 and is_unmodified(wide)
     with torch.no_grad(): wide.fc_policy.weight *= 100
     torch.save(dict(model_state_dict=wide.state_dict(), optimizer_state_dict={}), tmp_path/'model_1.pth')
     found = load_policy(tmp_path/'model_1.pth')
@@ -142,6 +142,7 @@ def test_single_bits(tmp_path, policy):
     assert other.updates==0 and same(other.policy, Policy(1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('kind,config', [(PPO, SMALL_PPO), (ExactPPO, SMALL)])
 def test_checkpoints_that_our_writer_did_not_write(tmp_path, kind, config):
     "Each part is looked at before the first is used"
@@ -171,6 +172,7 @@ def test_checkpoints_that_our_writer_did_not_write(tmp_path, kind, config):
     assert again.learn()==learner.learn() and same(again.policy, learner.policy)
 
 
+@pytest.mark.slow
 def test_small_files_do_not_fill_the_memory(tmp_path, policy):
     "Compressed archives, sparse files, pipes and devices are refused before they are read"
     out = io.BytesIO()

@@ -11,8 +11,11 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from goalmisgen.agents.impala import Policy
-from goalmisgen.analysis.channel_tests import paired, predict_preferences, shipped_scores
-from goalmisgen.analysis.preferences import as_table, most_different, of_setting, opposites, published_dots, scatter, summarise
+from goalmisgen.analysis.prediction import paired, predict_preferences
+from goalmisgen.analysis.scores import shipped_scores
+from goalmisgen.analysis.preferences import (as_table, most_different, of_setting, opposites,
+    published_dots, summarise)
+from goalmisgen.analysis.scatter import scatter
 from goalmisgen.analysis.regression import pairs
 from goalmisgen.analysis.seeds import lean, main_effects, seed_grid, seed_table
 from goalmisgen.evaluation.questions import Setting
@@ -58,7 +61,7 @@ def test_the_papers_population_again_and_twins():
 
 
 def test_sight_fitted_to_one_trainer_predicts_the_other():
-    scores, eyes, table = shipped_scores(), ['sight_red', 'sight_green'], load_table(BLACK)
+    scores, eyes, table = shipped_scores(), ['sufficiency_red', 'sufficiency_green'], load_table(BLACK)
     new = scores.query("population=='ppo-h200-yellow-line-black'").set_index('agent')[eyes]
     for question in (Setting('green line', 'red line'), PAIR):
         X, y, _ = paired(scores, table, question, eyes)
@@ -80,12 +83,12 @@ def test_what_sight_and_need_predict_of_all_six_questions():
     assert len(asked) == 6 and set(sight.agents) == {55} and set(sight.left_out) == {45} and sorted(sight.r2)[2] < .2
     lost = [need.r2[q] for q in (('green line', 'red line'), ('green line', 'yellow gem'), ('red line', 'yellow gem'))]
     says('predicts less: {:.2f}, {:.2f} and {:.2f}'.format(*lost))
-    says(f'All {(scores.need_blue > .5).sum()} need the *blue* channel')
-    assert (scores.need_blue > .5).all()
-    eye = scores[['need_red', 'need_green']].gt(.5)
-    says(f'On black {(scores.sight_red > scores.sight_green).sum()} agents of 55 see their goal better by red and '
-         f'{(scores.sight_green > scores.sight_red).sum()} by green; of those that need just one of the two, '
-         f'{(eye.need_red & ~eye.need_green).sum()} need red and {(eye.need_green & ~eye.need_red).sum()} green')
+    says(f'All {(scores.necessity_blue > .5).sum()} need the *blue* channel')
+    assert (scores.necessity_blue > .5).all()
+    eye = scores[['necessity_red', 'necessity_green']].gt(.5)
+    says(f'On black {(scores.sufficiency_red > scores.sufficiency_green).sum()} agents of 55 see their goal better by red and '
+         f'{(scores.sufficiency_green > scores.sufficiency_red).sum()} by green; of those that need just one of the two, '
+         f'{(eye.necessity_red & ~eye.necessity_green).sum()} need red and {(eye.necessity_green & ~eye.necessity_red).sum()} green')
 
 
 def test_which_seed_decides_and_where_the_lean_holds():

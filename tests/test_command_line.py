@@ -11,8 +11,9 @@ import pytest
 from goalmisgen import cli
 from goalmisgen.agents.examples import example_dir
 from goalmisgen.agents.impala import Policy, save_policy
-from goalmisgen.evaluation import exact
+from goalmisgen.evaluation import questions
 from goalmisgen.evaluation.results import read_results
+from goalmisgen.parsing import expanded
 
 pytestmark = pytest.mark.slow
 
@@ -41,7 +42,7 @@ def refused(capsys, *words):
 @pytest.fixture
 def agent(tmp_path, monkeypatch):
     "An untrained agent, and four levels to ask it on"
-    monkeypatch.setattr(exact, 'PUBLISHED_SEEDS', range(100000, 100004))
+    monkeypatch.setattr(questions, 'PUBLISHED_SEEDS', range(100000, 100004))
     return save_policy(Policy(0), tmp_path/'pop'/'agent-0', dict(seeds=dict(agent=0), updates=1, config=dict(goal='yellow line', background='grey', size=5)))
 
 
@@ -152,7 +153,7 @@ def test_paths_as_people_type_them(capsys, tmp_path, monkeypatch):
         assert typed(capsys, 'watch', *words, '--frames', '3', '--scale', '2')[0] == 0 and (home/f'a{i}.gif').exists()
     assert not any(here.iterdir())
     (here/'~').mkdir()  # somebody has it
-    assert cli._expanded(Path('~')) == Path('~') and cli._expanded((Path('$HOME/x'), 3)) == (home/'x', 3)
+    assert expanded(Path('~')) == Path('~') and expanded((Path('$HOME/x'), 3)) == (home/'x', 3)
 
 
 def test_a_reader_that_leaves_is_no_error():

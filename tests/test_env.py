@@ -218,12 +218,14 @@ def assert_same_game(spec, seed, num_levels, start_level, steps, biased):
     return ends
 
 
+@pytest.mark.slow
 @few
 @given(specs(), seeds, st.sampled_from([(0, 0), (1, 7), (40, 100), (3000, 5)]))
 def test_the_plainest_environment(spec, seed, which):
     assert assert_same_game(spec, seed, *which, 200, .03) > 5
 
 
+@pytest.mark.slow
 def test_a_long_game():
     "Timeouts, and more episodes than are drawn ahead"
     assert assert_same_game(TRAIN, 1, 100, 0, 1600, 0) > 10

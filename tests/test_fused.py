@@ -17,7 +17,7 @@ import torch
 
 from goalmisgen.agents.fused import LAUNCHES, FusedNetwork, Launch, check_launches, fused_available
 from goalmisgen.agents.impala import Policy
-from goalmisgen.agents.parallel import PlainNetwork, flatten_parameters
+from goalmisgen.agents.workspace import PlainNetwork, flatten_parameters
 from goalmisgen.kernels.patches import PARAMETER_SHAPES, STARTS, matrix_tables, partial_sums, positions_of, spread_table
 
 pytestmark = pytest.mark.slow

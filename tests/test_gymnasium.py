@@ -44,7 +44,7 @@ made_before = single_env('maze_duel', num_levels=100)
 
 def draw(_):
     made_before.reset(seed=1)
-    return int(made_before.step(7)[0].sum()) + int(Renderer(5, ('red line', 'yellow gem')).first_frames(generate(DUEL, range(3000))).sum(dtype=torch.int64))
+    return int(made_before.step(7)[0].sum()) + int(Renderer(5, ('red line', 'yellow gem')).first_frames(generate(DUEL, range(1000))).sum(dtype=torch.int64))
 
 def play(env, seed=0):
     obs, info = env.reset(seed=seed)

@@ -10,7 +10,7 @@ pytest.importorskip('ipykernel')
 
 FRAMES = "import numpy as np\nfrom goalmisgen.style import show_frames\nshow_frames(np.zeros((2, 64, 64, 3), np.uint8));"
 SCATTER = """from goalmisgen.evaluation.tables import load_table
-from goalmisgen.analysis.preferences import scatter
+from goalmisgen.analysis.scatter import scatter
 from goalmisgen.evaluation.questions import Setting
 scatter(load_table('exact-yellow-line-black'), Setting('red line', 'yellow gem'));"""
 OWN = "import matplotlib.pyplot as plt\nplt.plot([0, 1]);"

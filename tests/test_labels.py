@@ -10,10 +10,14 @@ from matplotlib.path import Path as Line
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
-from goalmisgen.analysis.channel_tests import SCORE_COLUMNS, draw_attribution, draw_scores, draw_sights, shipped_scores
-from goalmisgen.analysis.channels import CHANNELS, channel_sheet, telling_channels
-from goalmisgen.analysis.outliers import draw_map
-from goalmisgen.analysis.preferences import as_table, compare, draw_scatter, scatter, scatter_grid
+from goalmisgen.analysis.attribution import draw_attribution
+from goalmisgen.analysis.prediction import draw_sufficiency
+from goalmisgen.analysis.scores import SCORE_COLUMNS, draw_scores, shipped_scores
+from goalmisgen.analysis.channels import CHANNELS, channel_sheet, distinguishing_channels
+from goalmisgen.analysis.detectors import draw_map
+from goalmisgen.analysis.comparison import compare
+from goalmisgen.analysis.preferences import as_table
+from goalmisgen.analysis.scatter import draw_scatter, scatter, scatter_grid
 from goalmisgen.analysis.regression import pairs, regression_plot
 from goalmisgen.env.objects import COLOURS, GoalObject
 from goalmisgen.evaluation.questions import Setting
@@ -109,14 +113,14 @@ def test_sights_are_drawn_for_any_two_colours(a):
     for b in COLOURS:
         asked = table.assign(obj1=f'{a} line', obj2=f'{b} gem')
         if a == b:
-            with pytest.raises(ValueError, match='differ'): draw_sights(scores, asked, Setting(f'{a} line', f'{b} gem'))
+            with pytest.raises(ValueError, match='differ'): draw_sufficiency(scores, asked, Setting(f'{a} line', f'{b} gem'))
             continue
-        signs = telling_channels(f'{a} line', f'{b} gem')
+        signs = distinguishing_channels(f'{a} line', f'{b} gem')
         assert signs == {c: int(np.sign(x-y)) for c, x, y in zip(CHANNELS, GoalObject.parse(f'{a} line').rgb, GoalObject.parse(f'{b} gem').rgb) if x != y}
-        ax = draw_sights(scores, asked, Setting(f'{a} line', f'{b} gem')).axes[0]
+        ax = draw_sufficiency(scores, asked, Setting(f'{a} line', f'{b} gem')).axes[0]
         x = ax.collections[0].get_offsets()[:, 0]
-        sights = scores[[f'sight_{c}' for c in signs]].to_numpy()
+        sufficiency = scores[[f'sufficiency_{c}' for c in signs]].to_numpy()
         mixed = len(set(signs.values())) > 1
-        assert np.allclose(np.sort(x), np.sort(sights@list(signs.values()) if mixed else sights.sum(1)))
+        assert np.allclose(np.sort(x), np.sort(sufficiency@list(signs.values()) if mixed else sufficiency.sum(1)))
         low, high = ax.get_xlim()
         assert low <= x.min()+.06 and x.max() <= high

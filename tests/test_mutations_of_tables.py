@@ -18,6 +18,7 @@ from goalmisgen.evaluation.questions import Setting
 from goalmisgen.evaluation.results import (OLD_NAMES, columns_of_version, read_lengths, read_results, result_key, to_row, to_table, write_lengths,
                                            write_results)
 from goalmisgen.evaluation.sampled import evaluate_sampled
+from goalmisgen.parsing import expanded
 
 pytestmark = pytest.mark.slow
 
@@ -154,7 +155,7 @@ def line(rng):
 def meant(kind, text):
     "The value that a text stands for; ValueError if it is none"
     if kind is str: return text
-    if kind is Path: return cli._expanded(Path(text))
+    if kind is Path: return expanded(Path(text))
     return None if text == 'None' else kind(text)
 
 
@@ -163,13 +164,13 @@ def idle(monkeypatch, tmp_path):
     "Commands that do nothing but say what they were"
     seen = []
     monkeypatch.chdir(tmp_path)
-    expand = cli._with_paths
+    parse = cli.parse_command
 
-    def keep(command):
-        seen.append(expand(command))
+    def keep(commands, args):
+        seen.append(parse(commands, args))
         return seen[-1]
     empty = pd.DataFrame(columns=['step', 'obj1', 'obj2', 'background', 'agent', 'preference', 'mean_length', 'timeout'])
-    monkeypatch.setattr(cli, '_with_paths', keep)
+    monkeypatch.setattr(cli, 'parse_command', keep)
     monkeypatch.setattr(cli, 'watch', lambda *a, **kw: Path('film'))
     monkeypatch.setattr(cli, '_summary', lambda table: '')
     monkeypatch.setattr('goalmisgen.study.run_study', lambda *a, **kw: Path('page'))

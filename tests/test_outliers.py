@@ -6,8 +6,11 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from goalmisgen.analysis.outliers import (QUANTILES, _grid, clusters, consensus, draw_agent, draw_map, draw_matrix, embed, expectation, fit_copula, outlier_test,
-                                          matrix, simulate_null, outlier_rate, rate_interval, replay, normal_scores, describe_outlier, stability, standardise, variance_stabilise)
+from goalmisgen.analysis.copula import (QUANTILES, _score_grid, draw_matrix, fit_copula, normal_scores,
+    results_matrix, variance_stabilise)
+from goalmisgen.analysis.detectors import clusters, consensus, draw_map, embed, standardise
+from goalmisgen.analysis.outliers import (describe_outlier, draw_agent, expectation, outlier_rate,
+    outlier_test, rate_interval, replay, simulate_null, stability)
 from goalmisgen.analysis.preferences import as_table
 from goalmisgen.evaluation.settings import DATASET_512
 
@@ -36,7 +39,7 @@ def population(agents, seed=0, settings=DATASET_512):
 def table(answers): return pd.concat([as_table(p, steps, s, 'made up') for s, (p, steps) in answers.items()], ignore_index=True)
 
 
-def of(answers): return matrix(table(answers), list(answers))
+def of(answers): return results_matrix(table(answers), list(answers))
 
 
 # The matrix
@@ -48,19 +51,19 @@ def test_the_matrix_is_the_table_turned():
     assert m.shape == (30, 22) and list(m.index) == list(range(30))
     assert np.allclose(m[str(s), 'preference'], a[s][0]) and np.allclose(m[str(s), 'steps'], a[s][1])
     shuffled = table(a).sample(frac=1, random_state=0)
-    assert matrix(shuffled, DATASET_512).equals(m)
+    assert results_matrix(shuffled, DATASET_512).equals(m)
 
 
 def test_agents_with_one_number_go_by_their_folders():
     t = table(population(20))
-    assert set(matrix(t.assign(agent=t.agent//2), DATASET_512).index) == {f'dot-{i}' for i in range(20)}
+    assert set(results_matrix(t.assign(agent=t.agent//2), DATASET_512).index) == {f'dot-{i}' for i in range(20)}
 
 
 def test_gaps_are_refused_and_missing_preferences_are_not():
     t = table(population(20))
-    with pytest.raises(ValueError, match='answered every question'): matrix(t.drop(index=25), DATASET_512)
+    with pytest.raises(ValueError, match='answered every question'): results_matrix(t.drop(index=25), DATASET_512)
     t.loc[25, ['preference', 'mean_length']] = np.nan, 500
-    m = matrix(t, DATASET_512)
+    m = results_matrix(t, DATASET_512)
     z = normal_scores(m)
     assert m.isna().sum().sum() == 1 and not z.isna().any(axis=None)
     assert z.loc[5, (str(DATASET_512[1]), 'preference')] == 0 and z.loc[5, (str(DATASET_512[1]), 'steps')] > 5
@@ -148,7 +151,7 @@ def test_planted_outliers_are_found(agents):
     j = outlier_test(m, simulate_null(m, 99))
     assert set(j.index[:2]) == {39, 17} and (j.p[:2] <= .05).all() and (j.p[2:] > .05).all()
     c = consensus(m, j)
-    assert {39, 17} <= set(c.index[:agents//10]) and list(c.crowd[[39, 17]].sort_values()) == [1, 2]
+    assert {39, 17} <= set(c.index[:agents//10]) and list(c.copula[[39, 17]].sort_values()) == [1, 2]
 
 
 def test_a_combination_is_found_where_no_answer_stands_out():
@@ -158,7 +161,7 @@ def test_a_combination_is_found_where_no_answer_stands_out():
     R = c.correlation-np.eye(22)
     j, k = np.unravel_index(abs(R).argmax(), R.shape)
     for col, score in ((j, 2.2), (k, -2.2*np.sign(R[j, k]))):
-        v = np.interp(score, _grid(), c.knots[:, col])
+        v = np.interp(score, _score_grid(), c.knots[:, col])
         m.iloc[5, col] = np.exp(v) if m.columns[col][1] == 'steps' else np.sin(v/2)**2
     judged = outlier_test(m, simulate_null(m, 99))
     assert judged.index[0] == 5 and judged.p[5] <= .02 and judged.extreme[5] < 3
@@ -187,20 +190,21 @@ def test_p_is_the_share_of_drawn_populations():
     least = [min(map(tail, population)) for population in e.drawn]
     for a in (*j.index[:2], j.index[20]):
         t = tail(j.loc[a, ['extreme', 'distance']].to_numpy())
-        assert np.isclose(t, j.alone[a]) and np.isclose(j.p[a], (1+sum(x <= t for x in least))/60)
+        assert np.isclose(t, j.tail_probability[a]) and np.isclose(j.p[a], (1+sum(x <= t for x in least))/60)
 
 
 def test_few_draws_do_not_raise_the_alarm_more_often():
     "Populations drawn from one crowd, judged with the fewest draws that allow a p of .05"
-    from goalmisgen.analysis.outliers import NullDistribution, _fit
+    from goalmisgen.analysis.copula import fit_values
+    from goalmisgen.analysis.outliers import NullDistribution
     c, rng, alarms = fit_copula(of(population(60, 3, DATASET_512[:3]))), np.random.default_rng(5), 0
     def far(crowd):
         u = crowd.draw(60, rng)
-        own = _fit(u, c.floor, c.long, c.top)
+        own = fit_values(u, c.floor, c.long, c.top)
         return own, own.outlier_statistics(u)
     for _ in range(100):
         own, s = far(c)
-        alarms += NullDistribution(own, np.array([far(own)[1] for _ in range(19)])).verdict(s)[1].min() <= .05
+        alarms += NullDistribution(own, np.array([far(own)[1] for _ in range(19)])).p_values(s)[1].min() <= .05
     assert alarms <= 9, alarms # 5 are expected; without counting the population among its own peers they were 10 to 15
 
 
@@ -286,7 +290,7 @@ def test_rarity_of_the_strangest_and_of_the_plainest():
     e = simulate_null(m, 59)
     j = outlier_test(m, e)
     strange, plain = outlier_rate(j, 39, e), outlier_rate(j, j.index[-1], e)
-    assert strange['any'] <= 2/60 and strange['alone'] < .001 and plain['any'] == 1 and plain['alone'] > .5
+    assert strange['any'] <= 2/60 and strange['tail_probability'] < .001 and plain['any'] == 1 and plain['tail_probability'] > .5
     assert (strange['low'], strange['high']) == rate_interval(1, 100)
 
 

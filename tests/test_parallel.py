@@ -12,16 +12,23 @@ import torch
 
 from goalmisgen.agents.exact_ppo import ExactPPOConfig
 from goalmisgen.agents.impala import Policy, load_policy
-from goalmisgen.agents.parallel import PARALLEL_CLASSES, PlainNetwork, train_parallel
+from goalmisgen.agents.parallel import PARALLEL_CLASSES, train_parallel
 from goalmisgen.agents.parallel_exact import ParallelExactPPO
-from goalmisgen.agents.parallel_ppo import ParallelPPO, distinct_ids, sum_by_place
+from goalmisgen.agents.parallel_ppo import ParallelPPO, distinct_ids, sum_by_row
 from goalmisgen.agents.ppo import PPO, PPOConfig
 from goalmisgen.agents.training import Seeds, train_agent
 from goalmisgen.core import read_json
 
 pytestmark = pytest.mark.slow
 
-PAPER = PPOConfig(size=3, num_levels=1000, num_envs=8, rollout=16, minibatches=2, env_steps=8*16*3, precision='float32', windows=False)
+
+@pytest.fixture(autouse=True)
+def plain_forward(monkeypatch):
+    "The plain loop looks at frames in full here, as the loops on a device do"
+    monkeypatch.setenv('GOALMISGEN_SHARED_FRAMES', '0')
+
+
+PAPER = PPOConfig(size=3, num_levels=1000, num_envs=8, rollout=16, minibatches=2, env_steps=8*16*3, precision='float32')
 EXACT = ExactPPOConfig(size=3, updates=8, updates_per_solve=4, levels_per_solve=3, batch_size=16, precision='float32')
 BOTH = pytest.mark.parametrize('config', (PAPER, EXACT), ids=('paper', 'exact'))
 
@@ -64,7 +71,7 @@ def test_one_gradient_is_the_plain_loops(monkeypatch):
     c = replace(PAPER, num_envs=16, minibatches=1, epochs=1)
     plain, parallel = PPO(c, Seeds(4)), ParallelPPO(c, 'cpu', slots=2)
     parallel.enter(1, PPO(c, Seeds(4)))
-    bench, taken = parallel.benches[0], []
+    bench, taken = parallel.workspaces[0], []
     backward = bench.network.backward
     monkeypatch.setattr(bench.network, 'backward', lambda slope, grad: (backward(slope, grad), taken.append(grad.clone())))
     parallel.learn()
@@ -121,13 +128,14 @@ def test_a_checkpoint_has_what_the_plain_loops_has():
     parallel.write_back(1)
     assert torch.equal(plain.rng.get_state(), ours.rng.get_state())
     for k,v in plain.env.state_dict().items(): assert torch.equal(v, ours.env.state_dict()[k]), k
-    assert [plain.scale.mean, plain.scale.var, plain.scale.count]==pytest.approx([ours.scale.mean, ours.scale.var, ours.scale.count], rel=1e-12)
+    assert [plain.reward_scale.mean, plain.reward_scale.var, plain.reward_scale.count]==pytest.approx([ours.reward_scale.mean, ours.reward_scale.var, ours.reward_scale.count], rel=1e-12)
     a,b = plain.optimiser.state_dict()['state'], ours.optimiser.state_dict()['state']
     assert a.keys()==b.keys() and all(a[i]['step']==b[i]['step'] for i in a)
     assert plain.metrics[-1].keys()==ours.metrics[-1].keys()
 
 
 def test_an_agent_whose_numbers_are_none_is_reported_and_leaves_the_others_alone(trained, tmp_path):
+    from goalmisgen.agents.workspace import PlainNetwork
     class Broken(PlainNetwork):
         "Agent 0's second gradient is no number"
         calls = 0
@@ -149,7 +157,7 @@ def test_sums_and_places_against_plain_ones():
         assert torch.equal(padded[:len(want)], want) and torch.equal(place, row) and not padded[len(want):].any()
         values = torch.randn((n,16), generator=rng)
         want = torch.zeros((60,16), dtype=torch.float64).index_add_(0, place, values.double())
-        torch.testing.assert_close(sum_by_place(values, place, 60).double(), want, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(sum_by_row(values, place, 60).double(), want, rtol=1e-5, atol=1e-6)
 
 
 def test_bad_input_is_refused_before_anything_is_made(tmp_path):

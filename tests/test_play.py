@@ -7,7 +7,10 @@ import sys
 import termios
 import time
 
+import pytest
 
+
+@pytest.mark.slow
 def test_play_in_a_terminal():
     parent,child = pty.openpty()
     before = termios.tcgetattr(child)
@@ -39,11 +42,13 @@ def test_play_in_a_terminal():
     assert seen.count('▀')==4*64*32 and '\x1b[38;2;255;0;0' in seen, 'a red line should be seen in red'
 
 
+@pytest.mark.slow
 def test_play_without_a_terminal():
     p = subprocess.run([sys.executable, '-m', 'goalmisgen.cli', 'play'], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120)
     assert p.returncode==2 and 'interactive terminal' in p.stderr and 'Traceback' not in p.stderr
 
 
+@pytest.mark.slow
 def test_several_keys_in_one_read():
     "Held down, in two parts, and mixed with what no key is"
     parent, child = pty.openpty()

@@ -9,7 +9,8 @@ import torch
 
 from goalmisgen.agents.impala import load_policy
 from goalmisgen.agents.ppo import PPO, PPOConfig, RewardScale
-from goalmisgen.agents.training import Seeds, tracker, train_agent
+from goalmisgen.agents.tracking import tracker
+from goalmisgen.agents.training import Seeds, train_agent
 from goalmisgen.core import read_json
 from goalmisgen.env.levels import MazeSpec
 from goalmisgen.env.maze import MazeEnv
@@ -53,7 +54,7 @@ def plain_iteration(c, policy, optimiser, env, rng, scale, step):
         scale['ret'][dones[t]] = 0
     adv = torch.zeros(T, N, dtype=torch.float64)
     for n in range(N):
-        for t in range(T): # the definition: a sum of surprises, cut at the end of the episode
+        for t in range(T): # the definition: a sum of TD errors, cut at the end of the episode
             weight = 1.
             for k in range(t, T):
                 nxt = 0. if dones[k][n] else float(values[k+1][n])
@@ -78,27 +79,29 @@ def plain_iteration(c, policy, optimiser, env, rng, scale, step):
             (-surrogate + c.value_coef*critic - c.entropy*dist.entropy().mean()).backward()
             torch.nn.utils.clip_grad_norm_(policy.parameters(), c.max_grad_norm)
             optimiser.step()
+    return int(torch.stack(dones).sum())
 
 
-@pytest.mark.parametrize('background,windows', [('black',True),('textured',True),('textured',False)])
-def test_equals_a_plain_loop(background, windows, monkeypatch):
-    "Two iterations in float64: dedup, windows, memo, vectorised estimates and chunks change nothing but the order of additions"
-    if windows: monkeypatch.setattr('goalmisgen.agents.ppo.FRAMES_A_LEVEL', 0)
-    c = PPOConfig(num_envs=12, rollout=24, minibatches=3, epochs=2, env_steps=2*288, background=background, precision='float32', lr=2e-3, windows=windows)
-    learner = PPO(c, Seeds(3))
+@pytest.mark.parametrize('background,share', [('black',True),('textured',True),('textured',False)])
+def test_equals_a_plain_loop(background, share, monkeypatch):
+    "Two iterations in float64: distinct frames, what they share, a cache, vectorised estimates and chunks change nothing but the order of additions"
+    monkeypatch.setattr('goalmisgen.agents.shared_frames.FRAMES_PER_LEVEL', 0)
+    c = PPOConfig(num_envs=6, rollout=24, minibatches=3, epochs=2, env_steps=2*144, background=background, precision='float32', lr=2e-3)
+    learner = PPO(c, Seeds(3), share_frames=share)
     learner.policy.double()
     with torch.no_grad(): learner.policy.fc_policy.weight *= 30 # opinions, so that ratios and clipping matter
     plain = PPO(c, Seeds(3)).policy.double()
     plain.load_state_dict(learner.policy.state_dict())
     start = {k: v.clone() for k,v in plain.state_dict().items()}
-    env = MazeEnv(12, MazeSpec(), background, 100_000, seed=3, objects=('yellow line',))
+    env = MazeEnv(6, MazeSpec(), background, 100_000, seed=3, objects=('yellow line',))
     optimiser,rng = torch.optim.Adam(plain.parameters(), lr=c.lr, eps=1e-5), torch.Generator().manual_seed(2*3+1)
-    scale = dict(ret=torch.zeros(12, dtype=torch.float64), all=[])
+    scale = dict(ret=torch.zeros(6, dtype=torch.float64), all=[])
+    ends = 0
     for k in range(2):
         got = learner.learn()
-        plain_iteration(c, plain, optimiser, env, rng, scale, k*288)
-    assert hasattr(learner, 'layout')==windows
-    assert got['distinct']<.9 and learner.done and got['clip_fraction']>0
+        ends += plain_iteration(c, plain, optimiser, env, rng, scale, k*144)
+    assert (getattr(learner.forward, 'parts', None) is not None)==share
+    assert got['distinct']<.9 and learner.done and got['clip_fraction']>0 and ends>0
     for (name,a),b,s in zip(learner.policy.state_dict().items(), plain.state_dict().values(), start.values()):
         assert (b-s).norm()>1e-4*s.norm() or s.norm()==0, name
         assert (a-b).norm()<1e-6*(b-s).norm() or s.norm()==0, f'{name}: {(a-b).norm()/(b-s).norm():.1e}'
@@ -161,6 +164,7 @@ def test_full_disk_leaves_the_last_checkpoint(tmp_path):
     code = f'''
 import resource, signal
 from goalmisgen.agents.ppo import PPOConfig
+from goalmisgen.agents.tracking import tracker
 from goalmisgen.agents.training import Seeds, train_agent
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))

@@ -8,8 +8,9 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from goalmisgen.analysis.preferences import (as_table, density, draw_all, draw_scatter, of_setting, permutation_test, published_dots, scatter,
-                                             scatter_grid, summarise)
+from goalmisgen.analysis.comparison import compare_populations
+from goalmisgen.analysis.preferences import as_table, of_setting, published_dots, summarise
+from goalmisgen.analysis.scatter import density, draw_all, draw_scatter, scatter, scatter_grid
 from goalmisgen.evaluation.questions import Setting
 from goalmisgen.evaluation.results import COLUMNS
 from goalmisgen.evaluation.settings import PAPER
@@ -87,7 +88,7 @@ def test_density_refuses_what_is_not_a_preference():
 def test_small_populations_are_compared_by_all_deals(a, b):
     seen, pool = abs(np.mean(a)-np.mean(b)), np.array(a+b)
     every = [abs(pool[list(o)][:len(a)].mean()-pool[list(o)][len(a):].mean()) for o in permutations(range(len(pool)))]
-    t = permutation_test(a, b)
+    t = compare_populations(a, b)
     assert t.exact and np.isclose(t.p, np.mean(np.array(every) >= seen-1e-12)) and np.isclose(t.difference, np.mean(a)-np.mean(b))
 
 
@@ -96,35 +97,35 @@ def test_permutation_p_is_that_of_scipy_and_never_zero():
     a, b = rng.normal(0, 1, 20), rng.normal(.7, 1, 25)
     theirs = stats.permutation_test((a, b), lambda x, y, axis: x.mean(axis)-y.mean(axis), n_resamples=9999, vectorized=True,
                                     rng=np.random.default_rng(1)).pvalue
-    ours = permutation_test(a, b)
-    assert abs(ours.p-theirs) < .01 and not ours.exact and ours == permutation_test(a, b)
-    assert permutation_test(a, b+50, draws=199).p == 1/200
+    ours = compare_populations(a, b)
+    assert abs(ours.p-theirs) < .01 and not ours.exact and ours == compare_populations(a, b)
+    assert compare_populations(a, b+50, permutations=199).p == 1/200
 
 
 @pytest.mark.parametrize('statistic,shift,stretch', [('mean', 0, 1), ('sd', .3, 1)])
 def test_false_alarms_are_as_frequent_as_stated(statistic, shift, stretch):
     "The test of spread must not mind a shift. 5 % of 400 has a standard error of 1.1 %"
     rng, alarms = np.random.default_rng(2), 0
-    for i in range(400): alarms += permutation_test(rng.beta(4, 5, 25), rng.beta(4, 5, 30)*stretch+shift, statistic, draws=99, seed=i).p <= .05
+    for i in range(400): alarms += compare_populations(rng.beta(4, 5, 25), rng.beta(4, 5, 30)*stretch+shift, statistic, permutations=99, seed=i).p <= .05
     assert .02 <= alarms/400 <= .085
 
 
 def test_a_difference_in_spread_is_found_and_measured():
     rng = np.random.default_rng(3)
-    t = permutation_test(rng.normal(.5, .2, 100), rng.normal(.7, .1, 100), 'sd', draws=999)
+    t = compare_populations(rng.normal(.5, .2, 100), rng.normal(.7, .1, 100), 'sd', permutations=999)
     assert t.p == .001 and t.effect_low < 2 < t.effect_high and t.low > 0
 
 
 def test_effect_interval_covers():
     "Cohen's d of 0.5 lies in the 95 % interval in about 95 of 100 populations of 60"
     rng = np.random.default_rng(4)
-    inside = [(t := permutation_test(rng.normal(.5, 1, 60), rng.normal(0, 1, 60), draws=9)).effect_low <= .5 <= t.effect_high for _ in range(100)]
+    inside = [(t := compare_populations(rng.normal(.5, 1, 60), rng.normal(0, 1, 60), permutations=9)).effect_low <= .5 <= t.effect_high for _ in range(100)]
     assert 88 <= sum(inside) <= 100
 
 
 @pytest.mark.parametrize('a,b,kw', [([1., np.nan], [1., 2], {}), ([1.], [1., 2], {}), ([1., 2], [1., 2], dict(statistic='median'))])
 def test_bad_comparisons_are_refused(a, b, kw):
-    with pytest.raises(ValueError): permutation_test(a, b, **kw)
+    with pytest.raises(ValueError): compare_populations(a, b, **kw)
 
 
 # The published dots

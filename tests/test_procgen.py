@@ -294,6 +294,7 @@ INTEGERS, FLOATS = [-2**31, -1, 0, 1, 2, 99, 2**31-1], [np.nan, np.inf, -1, 0, 1
 KINDS = dict(states._FIELDS+states._MAZE) | {f'mouse {n}': states._ENTITY[n].kind for n in states._ENTITY.names}
 
 
+@pytest.mark.slow
 def test_any_number_is_refused_or_survived():
     "Every number of a state, one after the other, gets values that nobody expects: the engine is not given them, or lives on"
     refused = 0

@@ -11,13 +11,13 @@ import pytest
 
 pytestmark = pytest.mark.slow
 
-SMALL = ['--config.size', '3', '--config.updates', '60', '--config.updates-per-solve', '1', '--config.levels-per-solve', '8',
+SMALL = ['--config.size', '3', '--config.updates', '30', '--config.updates-per-solve', '1', '--config.levels-per-solve', '8',
          '--config.batch-size', '64', '--config.checkpoint-every', '2']
 CLI = [sys.executable, '-m', 'goalmisgen.cli']
 
 
 SMALL_PPO = ['--config.size', '3', '--config.num-envs', '8', '--config.rollout', '16', '--config.minibatches', '2', '--config.epochs', '1',
-             '--config.env-steps', '5120', '--config.checkpoints', '2', '--config.checkpoint-every', '3']
+             '--config.env-steps', '2560', '--config.checkpoints', '2', '--config.checkpoint-every', '3']
 
 
 def train(folder, *extra, ppo=False, **kwargs):
@@ -95,7 +95,7 @@ def test_the_papers_ppo_killed_and_resumed(tmp_path):
     for litter in (tmp_path/'killed').rglob('.*'): litter.unlink()
     assert digests(tmp_path/'whole')==digests(tmp_path/'killed')
     found = {p.name for p in (tmp_path/'whole'/'agent-1').iterdir()}
-    assert found=={'manifest.json','metrics.csv','model.safetensors','step-0.safetensors','step-2560.safetensors'}
+    assert found=={'manifest.json','metrics.csv','model.safetensors','step-0.safetensors','step-1280.safetensors'}
 
 
 def test_ctrl_c_saves_and_says_so(undisturbed, tmp_path):

@@ -4,7 +4,7 @@ import hashlib
 import pytest
 
 from goalmisgen.agents.examples import EXAMPLES, example_dir, load_example
-from goalmisgen.analysis.channel_tests import run_case, shipped_scores
+from goalmisgen.analysis.scores import run_case, shipped_scores
 from goalmisgen.core import read_json
 from goalmisgen.evaluation.exact import evaluate_exact
 from goalmisgen.evaluation.questions import Setting

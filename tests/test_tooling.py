@@ -328,15 +328,15 @@ def test_forks_are_as_new_processes(root):
 
 
 def test_many_notebooks_come_in_order_and_the_longest_begin_first(root, monkeypatch):
-    for i in range(3, 7): add(root, code(f'print("page", {i})'), name=f'nbs/env/0{i}_x.ipynb')
+    for i, name in enumerate(['three', 'four', 'five', 'six'], 3): add(root, code(f'print("page", {i})'), name=f'nbs/env/0{i}_{name}.ipynb')
     add(root, code('1/0'), name='nbs/env/07_y.ipynb')
     files, asked = check.paths(root), []
-    monkeypatch.setattr(run_notebooks, 'LONGEST', ['env/06_x', 'env/02_two'])
+    monkeypatch.setattr(run_notebooks, 'LONGEST', ['env/six', 'env/two'])
     monkeypatch.setattr(run_notebooks.Server, 'fresh', lambda self, path, flags: (asked.append(path.stem), run_notebooks.fresh(path, flags))[1])
     found = list(run_notebooks.run_all(files, workers=1))
     assert [p for p, *_ in found] == files and len(files) > run_notebooks.FEW
     assert [p.stem for p, new, _ in found if new is None] == ['07_y'] and all(f'page {i}' in found[i - 1][1] for i in range(3, 7))
-    if sys.platform == 'linux': assert asked == ['06_x', '02_two', *(p.stem for p in files if p.stem not in ('06_x', '02_two'))]
+    if sys.platform == 'linux': assert asked == ['06_six', '02_two', *(p.stem for p in files if p.stem not in ('06_six', '02_two'))]
 
 
 # The site

@@ -24,7 +24,9 @@ from PIL import Image
 
 from goalmisgen.agents.examples import example_dir
 from goalmisgen.analysis.preferences import as_table
-from goalmisgen.analysis.views import VIEW_NAMES, MAX_AGENTS_SHOWN, Explorer, MazeView, find_weights, draw_panel
+from goalmisgen.analysis.details import details_html
+from goalmisgen.analysis.explorer import Explorer, MAX_AGENTS_SHOWN, draw_panel, find_weights
+from goalmisgen.analysis.maze_view import MazeView, VIEW_NAMES
 from goalmisgen.env.levels import DUEL, generate
 from goalmisgen.env.table import MOVES
 from goalmisgen.evaluation.questions import Setting
@@ -99,11 +101,11 @@ def test_answers(table):
     assert a.values[:, :2].tolist() == [[1, str(RED)], [3, str(RED)], [3, str(GREEN)]]
     assert a.preference[0] == .9 and np.isnan(a.preference[1]) and a.preference[2] == .9
     e.select(1)
-    assert 'not asked' in e.details() and '0.90' in e.details() and '50.0' in e.details()
+    assert 'not asked' in details_html(e) and '0.90' in details_html(e) and '50.0' in details_html(e)
     e.select(3)
-    assert '–' in e.details() and 'not asked' not in e.details()
+    assert '–' in details_html(e) and 'not asked' not in details_html(e)
     e.select(e.agents)
-    assert '5 agents' in e.details() and f'{np.nanmean(P):.2f}' in e.details()
+    assert '5 agents' in details_html(e) and f'{np.nanmean(P):.2f}' in details_html(e)
 
 
 @pytest.mark.parametrize('change,words', [

@@ -9,6 +9,7 @@ import argparse
 import gc
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -32,9 +33,8 @@ SECONDS = 900
 # other people's packages that most notebooks load, which takes longer than many a notebook
 LOADED = ['execnb.nbio', 'execnb.shell', 'nbdev.clean', 'torch', 'pandas', 'scipy.stats', 'matplotlib.pyplot', 'matplotlib_inline.backend_inline']
 FEW = 4  # so few notebooks do not wait for that
-# twenty seconds and more, by measurement; the others follow in order of reading
-LONGEST = ['agents/15_population', 'agents/11_windows', 'agents/13_ppo', '40_study', 'analysis/35_outliers', 'analysis/33_channel_tests',
-           'env/09_adapters']
+# twenty seconds and more, by measurement, without their numbers; the others follow in order of reading
+LONGEST = ['agents/population', 'agents/shared_frames', 'agents/ppo', 'study', 'analysis/outliers', 'analysis/scores', 'env/adapters']
 
 
 def skipped(source: str, flags: set) -> bool:
@@ -177,7 +177,8 @@ def run_all(files: list[Path], flags=frozenset(), workers=2):
 
 def rank(path: Path) -> int:
     "Where a notebook stands among those that take longest, which begin first"
-    name = path.relative_to(home(path)/'nbs').with_suffix('').as_posix() if path.is_relative_to(home(path)/'nbs') else ''
+    folder, name = path.parent.name, re.sub(r'^\d+_', '', path.stem)
+    name = name if folder == 'nbs' else f'{folder}/{name}'
     return LONGEST.index(name) if name in LONGEST else len(LONGEST)
 
 

@@ -30,56 +30,72 @@ class LevelOverlap:
 def overlap(spec:MazeSpec, train=range(100_000), test=range(100_000,101_000)) -> LevelOverlap:
     "Make the levels of both ranges of seeds and compare them. `ValueError` on an empty range"
     require(len(train) and len(test), 'seeds', (train,test), 'two ranges that are not empty')
-    keys,count = np.unique(level_keys(generate(spec, np.array(train))), return_counts=True)
+    keys, count = np.unique(level_keys(generate(spec, np.array(train))), return_counts=True)
     seen = np.isin(level_keys(generate(spec, np.array(test))), keys).mean()
-    return LevelOverlap(len(train), len(keys), int((count==1).sum()), int((count==2).sum()), float(seen))
+    return LevelOverlap(len(train), len(keys), int((count == 1).sum()), int((count == 2).sum()), float(seen))
 
 # %% ../../nbs/analysis/31_census.ipynb #90cba320
 def spanning_trees(n:int) -> float:
-    "Spanning trees of an n by n grid of rooms (Kirchhoff, 1847); exact as a float up to n = 5 or so, the right size beyond"
+    """Spanning trees of an n by n grid of rooms (Kirchhoff, 1847); exact as a float up to n = 5 or so, the
+    right size beyond"""
     n = integer(n, 'rooms a side', 1, 13)
-    path = np.diag([1.]*n) @ (2*np.eye(n)-np.eye(n,k=1)-np.eye(n,k=-1))
-    path[0,0],path[-1,-1] = (1,1) if n>1 else (0,0)
+    if n == 1: return 1.
+    neighbours = np.eye(n, k=1) + np.eye(n, k=-1)
+    path = np.diag(neighbours.sum(0)) - neighbours # the Laplacian of n rooms in a row
     laplacian = np.kron(path, np.eye(n)) + np.kron(np.eye(n), path)
-    sign,log = np.linalg.slogdet(laplacian[1:,1:])
-    return float(np.round(np.exp(log))) if n>1 else 1.
+    _, log_determinant = np.linalg.slogdet(laplacian[1:,1:])
+    return float(np.round(np.exp(log_determinant)))
 
 # %% ../../nbs/analysis/31_census.ipynb #00e3e2de
+def _num_placements(spec, n):
+    "Ways to place the objects in a maze of n by n rooms"
+    free = 2*n*n - 2
+    if spec.region == 0: return 1
+    return free if len(spec.rewards) == 1 else free*(free-1)
+
 def count_levels(spec:MazeSpec) -> float:
-    "How many different levels a spec can make, where that can be calculated: dead ends kept, or a size up to 5. `ValueError` elsewhere"
+    """How many different levels a spec can make, where that can be calculated: dead ends kept, or a size up
+    to 5. `ValueError` elsewhere"""
     if not spec.dead_ends: return float(len(census(spec)))
     require(spec.region in (None,0), 'region', spec.region, 'None or 0 (other regions depend on the maze)')
     sizes = range(3, spec.size+1, 2) if spec.random_size else (spec.size,)
-    def places(n):
-        free = 2*n*n-2
-        return 1 if spec.region==0 else free if len(spec.rewards)==1 else free*(free-1)
-    return sum(spanning_trees((s+1)//2)*places((s+1)//2) for s in sizes)
+    rooms = [(size+1)//2 for size in sizes]
+    return sum(spanning_trees(n)*_num_placements(spec, n) for n in rooms)
 
 # %% ../../nbs/analysis/31_census.ipynb #f8a28df0
 def chao1(o:LevelOverlap) -> float:
-    "Chao's (1984) bias-corrected lower estimate of the number of levels; inf if no level came up twice, so that there is nothing to go by"
-    return o.distinct + o.once*(o.once-1)/(2*(o.twice+1)) if o.twice or not o.once else float('inf')
+    """Chao's (1984) bias-corrected lower estimate of the number of levels; inf if no level came up twice, so
+    that there is nothing to go by"""
+    if o.once and not o.twice: return float('inf')
+    return o.distinct + o.once*(o.once-1)/(2*(o.twice+1))
 
 # %% ../../nbs/analysis/31_census.ipynb #16d64b5d
 def census_table(specs:dict, train=range(100_000), test=range(100_000,101_000)):
-    "Data frame with a row for each named spec: distinct training levels, all levels and how that is known, share of test levels seen in training"
+    """Data frame with a row for each named spec: distinct training levels, all levels and how that is known,
+    share of test levels seen in training"""
     import pandas as pd
     rows = []
-    for name,spec in specs.items():
-        o,exact = overlap(spec, train, test), spec.dead_ends or spec.size<=5
-        total = count_levels(spec) if exact else chao1(o)
-        rows.append(dict(world=name, distinct=o.distinct, levels=total, known_by='count' if exact else 'Chao1', seen=o.seen))
+    for name, spec in specs.items():
+        found = overlap(spec, train, test)
+        countable = spec.dead_ends or spec.size <= 5
+        total = count_levels(spec) if countable else chao1(found)
+        known_by = 'count' if countable else 'Chao1'
+        rows.append(dict(world=name, distinct=found.distinct, levels=total, known_by=known_by,
+                         seen=found.seen))
     return pd.DataFrame(rows)
 
 # %% ../../nbs/analysis/31_census.ipynb #5acd6f4e
 def draw_overlap(table):
     "Bars of the share of test levels seen in training, from `census_table`; returns the figure"
     with style() as plt:
-        fig,ax = plt.subplots(figsize=(6.4, .38*len(table)+.7))
+        fig, ax = plt.subplots(figsize=(6.4, .38*len(table)+.7))
         y = np.arange(len(table))[::-1]
-        ax.barh(y, table.seen, color=[ACCENT if s>.5 else SERIES[0] for s in table.seen], height=.62)
-        for i,s,d in zip(y, table.seen, table.distinct):
-            ax.text(s+.01, i, f'{s:.1%} of test levels seen; {d:,} different in training', va='center', fontsize=8, color=SOFT)
-        ax.set(yticks=y, yticklabels=table.world, xlim=(0,1.75), xticks=[0,.25,.5,.75,1], title='How new is a new level seed?')
+        ax.barh(y, table.seen, color=[ACCENT if share > .5 else SERIES[0] for share in table.seen],
+                height=.62)
+        for i, share, distinct in zip(y, table.seen, table.distinct):
+            text = f'{share:.1%} of test levels seen; {distinct:,} different in training'
+            ax.text(share+.01, i, text, va='center', fontsize=8, color=SOFT)
+        ax.set(yticks=y, yticklabels=table.world, xlim=(0,1.75), xticks=[0,.25,.5,.75,1],
+               title='How new is a new level seed?')
         ax.grid(False, axis='y')
     return fig

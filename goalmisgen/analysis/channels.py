@@ -4,20 +4,17 @@
 
 # %% auto #0
 __all__ = ['VIEWS', 'CHANNEL_INKS', 'split_channels', 'picture_grid', 'channel_sheet', 'object_cell', 'object_sheet',
-           'telling_channels', 'texture_pixels', 'texture_table', 'draw_textures', 'behind', 'visibility',
-           'draw_visibility', 'draw_floors', 'bare_floor', 'blank', 'hold', 'shuffle', 'PartRenderer']
+           'distinguishing_channels', 'texture_pixels', 'texture_table', 'draw_textures', 'coverable', 'behind',
+           'visibility', 'draw_visibility', 'draw_floors']
 
 # %% ../../nbs/analysis/32_channels.ipynb #70513ab4
-import hashlib
-import numpy as np, torch
-from dataclasses import replace
-from fastcore.basics import patch
+import numpy as np
 from functools import lru_cache
 from itertools import product
 from ..agents.training import training_levels
-from .preferences import plain
+from .labels import plain
 from ..core import require
-from ..env.levels import Levels, SPACE, WALL, make_levels
+from ..env.levels import make_levels
 from ..env.objects import BACKGROUNDS, CHANNELS, COLOURS, GoalObject, SHAPES, visible_in
 from ..env.render import Renderer, TEXTURES, load_picture
 from ..style import INK, LINE, SOFT, style
@@ -28,8 +25,10 @@ VIEWS = ('human', *CHANNELS)
 def split_channels(frames): # uint8 (..., 3)
     "The picture as people see it, then each channel alone as a grey picture: uint8 (4, ..., 3)"
     frames = np.asarray(frames)
-    require(frames.dtype==np.uint8 and frames.shape[-1:]==(3,), 'frames', (frames.dtype.name, frames.shape), 'uint8 (..., 3)')
-    return np.stack([frames, *(np.repeat(frames[...,k:k+1], 3, -1) for k in range(3))])
+    require(frames.dtype==np.uint8 and frames.shape[-1:]==(3,), 'frames', (frames.dtype.name, frames.shape),
+            'uint8 (..., 3)')
+    grey = [np.repeat(frames[...,k:k+1], 3, -1) for k in range(3)]
+    return np.stack([frames, *grey])
 
 # %% ../../nbs/analysis/32_channels.ipynb #c918b43b
 def picture_grid(views, # uint8 (rows, columns, H, W, 3)
@@ -38,16 +37,18 @@ def picture_grid(views, # uint8 (rows, columns, H, W, 3)
                  width:float=1.35, # Inches a picture
                  margin:float=.95): # Inches for the rows' names
     "Draw pictures in rows and columns; returns the figure, its axes in reading order"
-    rows,cols = views.shape[:2]
+    rows, cols = views.shape[:2]
     with style() as plt:
-        fig,axs = plt.subplots(rows, cols, figsize=(cols*width+margin, rows*width+.3), squeeze=False)
-        for (i,j),ax in np.ndenumerate(axs):
+        fig, axs = plt.subplots(rows, cols, figsize=(cols*width+margin, rows*width+.3), squeeze=False)
+        for (i, j), ax in np.ndenumerate(axs):
             ax.imshow(views[i,j], interpolation='nearest')
             ax.set(xticks=[], yticks=[])
             ax.spines[:].set(visible=True, color=LINE)
-            if i==0: ax.set_title(plain(tops[j]), weight='normal', fontsize=10)
-            if j==0: ax.set_ylabel(plain(sides[i]), rotation=0, ha='right', va='center', color=INK, labelpad=6)
-        fig.subplots_adjust(margin/fig.get_figwidth(), .01, 1, 1-.3/fig.get_figheight(), wspace=.05, hspace=.05)
+            if i == 0: ax.set_title(plain(tops[j]), weight='normal', fontsize=10)
+            if j == 0: ax.set_ylabel(plain(sides[i]), rotation=0, ha='right', va='center', color=INK,
+                                     labelpad=6)
+        fig.subplots_adjust(margin/fig.get_figwidth(), .01, 1, 1-.3/fig.get_figheight(), wspace=.05,
+                            hspace=.05)
     return fig
 
 # %% ../../nbs/analysis/32_channels.ipynb #4da4bedd
@@ -77,10 +78,11 @@ def object_sheet(shape:str='line', # line or gem
     return picture_grid(split_channels(cells), list(COLOURS), VIEWS, .82, .65)
 
 # %% ../../nbs/analysis/32_channels.ipynb #89d77c6e
-def telling_channels(obj1, obj2) -> dict: # Two objects or their names
+def distinguishing_channels(obj1, obj2) -> dict: # Two objects or their names
     "Channels that light one of two objects only: 1 the first, -1 the second. `ValueError` if there are none"
-    a,b = set(visible_in(obj1)), set(visible_in(obj2))
-    signs = {c: 1 if c in a else -1 for c in CHANNELS if (c in a)!=(c in b)}
+    first = set(visible_in(obj1))
+    second = set(visible_in(obj2))
+    signs = {c: 1 if c in first else -1 for c in CHANNELS if c in first ^ second}
     require(signs, 'objects', f'{obj1} and {obj2}', 'two whose colours differ in a channel')
     return signs
 
@@ -88,20 +90,23 @@ def telling_channels(obj1, obj2) -> dict: # Two objects or their names
 def texture_pixels(texture, # Name or number of a texture
                    seen:bool=False): # As in an observation of a 5 by 5 world, instead of as stored
     "A texture: uint8 (H, W, 3). `ValueError` on an unknown texture"
-    names = (*TEXTURES, *range(9))
-    require(texture in names and not isinstance(texture, bool), 'texture', texture, f'{", ".join(TEXTURES)}, or 0 to 8')
-    i = names.index(texture)%9
+    names = (*TEXTURES, *range(len(TEXTURES)))
+    require(texture in names and not isinstance(texture, bool), 'texture', texture,
+            f'{", ".join(TEXTURES)}, or 0 to 8')
+    i = names.index(texture) % len(TEXTURES)
     if not seen: return load_picture(TEXTURES[i])[...,:3]
     return Renderer(5, 'invisible gem', 'textured').floor_pixels(i).numpy()
 
 # %% ../../nbs/analysis/32_channels.ipynb #fe4bd9ff
 def texture_table(seen:bool=False): # As in an observation, instead of as stored
-    "Data frame with a row for each texture and channel: mean, sd and 5, 50, 95 % quantiles of its brightness, 0..255"
+    """Data frame with a row for each texture and channel: mean, sd and 5, 50, 95 % quantiles of its
+    brightness, 0..255"""
     import pandas as pd
     rows = []
-    for name,(k,channel) in product(TEXTURES, enumerate(CHANNELS)):
-        v = texture_pixels(name, seen)[...,k]
-        rows.append((name, channel, v.mean(), v.std(), *np.percentile(v, (5,50,95))))
+    for name, (k, channel) in product(TEXTURES, enumerate(CHANNELS)):
+        brightness = texture_pixels(name, seen)[...,k]
+        rows.append((name, channel, brightness.mean(), brightness.std(),
+                     *np.percentile(brightness, (5,50,95))))
     return pd.DataFrame(rows, columns='texture channel mean sd low median high'.split())
 
 # %% ../../nbs/analysis/32_channels.ipynb #e9be7e03
@@ -109,78 +114,121 @@ CHANNEL_INKS = ('#c1121f','#2d7d32','#2457c5') # Of the channels in curves
 
 def _histograms(ax, pixels):
     "Distribution of each channel of uint8 (H, W, 3) on matplotlib axes, means dashed"
-    for k,ink in enumerate(CHANNEL_INKS):
-        v = pixels[...,k].ravel()
-        ax.stairs(np.bincount(v//8, minlength=32)/len(v), np.arange(33)*8, color=ink, lw=1.2, label=CHANNELS[k])
-        ax.axvline(v.mean(), color=ink, lw=.8, ls=(0,(2,2)))
+    for k, (channel, ink) in enumerate(zip(CHANNELS, CHANNEL_INKS)):
+        brightness = pixels[...,k].ravel()
+        share = np.bincount(brightness//8, minlength=32)/len(brightness)
+        ax.stairs(share, np.arange(33)*8, color=ink, lw=1.2, label=channel)
+        ax.axvline(brightness.mean(), color=ink, lw=.8, ls=(0,(2,2)))
     ax.set(xlim=(0,256), xticks=(0,128,255), yticks=[], ylim=(0,None))
     ax.spines['left'].set_visible(False)
 
 # %% ../../nbs/analysis/32_channels.ipynb #4f928e4a
 def draw_textures():
-    "Draw the nine textures as agents see them (a corner of each), with the distributions of red, green and blue; returns the figure"
+    """Draw the nine textures as agents see them (a corner of each), with the distributions of red, green and
+    blue; returns the figure"""
     with style() as plt:
-        fig,axs = plt.subplots(3, 6, figsize=(7.2,3.5), gridspec_kw=dict(width_ratios=(1,1.6)*3))
-        for i,name in enumerate(TEXTURES):
-            (a,b),pixels = axs[i//3, 2*(i%3):2*(i%3)+2], texture_pixels(i, seen=True)
-            a.imshow(pixels[:24,:24], interpolation='nearest')
-            a.set(xticks=[], yticks=[])
-            a.spines[:].set_visible(False)
-            a.set_title(name.replace('background',''), weight='normal', fontsize=8, loc='left')
-            _histograms(b, pixels)
-            if i<6: b.set_xticklabels([])
+        fig, axs = plt.subplots(3, 6, figsize=(7.2,3.5), gridspec_kw=dict(width_ratios=(1,1.6)*3))
+        for i, (name, (sample, histogram)) in enumerate(zip(TEXTURES, axs.reshape(-1, 2))):
+            pixels = texture_pixels(i, seen=True)
+            sample.imshow(pixels[:24,:24], interpolation='nearest')
+            sample.set(xticks=[], yticks=[])
+            sample.spines[:].set_visible(False)
+            sample.set_title(name.replace('background', ''), weight='normal', fontsize=8, loc='left')
+            _histograms(histogram, pixels)
+            if i < 6: histogram.set_xticklabels([])
         axs[0,1].legend(fontsize=7, handlelength=1, loc='upper right', borderpad=0)
         fig.supxlabel('brightness (dashed: mean)', fontsize=8, color=SOFT, y=.02)
         fig.subplots_adjust(.01, .13, .98, .94, wspace=.15, hspace=.3)
     return fig
 
 # %% ../../nbs/analysis/32_channels.ipynb #f82c5642
+def _scenes_of(obj, background, levels):
+    "Pictures of levels without the mouse: uint8 (L, 64, 64, 3)"
+    return Renderer(5, obj, background).scenes(levels).numpy()
+
+def coverable(shape, levels):
+    "Pixels of floor that an object of this shape covers: bool (L, 64, 64)"
+    changes = _scenes_of(f'white {shape}', 'black', levels) != _scenes_of(f'black {shape}', 'black', levels)
+    floor = _scenes_of('invisible gem', 'black', levels) == 0
+    return changes.any(-1) & floor.all(-1)
+
+# %% ../../nbs/analysis/32_channels.ipynb #87e6920b
 @lru_cache
 def behind(shape:str, # line or gem
-           background:str): # 'black', 'grey' or 'textured'
-    "How bright it is behind objects of this shape: probabilities, float64 (K, 3, 256), for each of the K = 9 textures (else 1) and each channel"
-    levels,prob = training_levels(background=background)
-    draw = lambda obj,back: Renderer(5, obj, back).scenes(levels).numpy()
-    covered = (draw(f'white {shape}','black')!=draw(f'black {shape}','black')).any(-1) & (draw('invisible gem','black')==0).all(-1)
-    weight = np.broadcast_to((prob.numpy()/covered.sum((1,2)))[:,None,None], covered.shape)[covered]
-    pixels,texture = draw('invisible gem', background)[covered], np.repeat(levels.background, covered.sum((1,2))).astype(int)
-    K = 9 if background=='textured' else 1
-    out = np.stack([np.bincount(256*texture+pixels[:,k], weight, 256*K).reshape(K,256) for k in range(3)], 1)
-    return out/out.sum(-1, keepdims=True)
+           background:str # 'black', 'grey' or 'textured'
+           ) -> np.ndarray:
+    """How bright it is behind objects of this shape: probabilities, float64 (K, 3, 256), for each of the K =
+    9 textures (else 1) and each channel"""
+    levels, prob = training_levels(background=background)
+    covered = coverable(shape, levels)
+    pixels_a_level = covered.sum((1, 2))
+    weights = np.repeat(prob.numpy()/pixels_a_level, pixels_a_level)
+    textures = np.repeat(levels.background, pixels_a_level).astype(int)
+    pixels = _scenes_of('invisible gem', background, levels)[covered]
+    num_floors = len(TEXTURES) if background == 'textured' else 1
+    counts = [np.bincount(256*textures + pixels[:,k], weights, 256*num_floors).reshape(num_floors, 256)
+              for k in range(3)]
+    histogram = np.stack(counts, 1)
+    return histogram/histogram.sum(-1, keepdims=True)
 
 # %% ../../nbs/analysis/32_channels.ipynb #3fd1be89
-def _stands_out(v, p): # brightness of the object; probabilities (256,) of what it is compared with
+def _dprime(difference, spread):
+    "How many standard deviations; on a flat floor infinite, or 0 for what cannot be seen"
+    if spread > 1e-6: return difference/spread
+    return np.inf*np.sign(difference) if abs(difference) > 1e-6 else 0.
+
+def _stands_out(value, p): # brightness of the object; probabilities (256,) of what it is compared with
     "Mean and sd of what is compared with, mean absolute difference, and d'"
-    x = np.arange(256)
-    mean = p@x
-    sd = np.sqrt(p@(x-mean)**2)
-    return mean, sd, p@abs(v-x), (v-mean)/sd if sd>1e-6 else np.inf*np.sign(v-mean) if abs(v-mean)>1e-6 else 0.
+    brightness = np.arange(256)
+    mean = p@brightness
+    spread = np.sqrt(p@(brightness-mean)**2)
+    return mean, spread, p@abs(value-brightness), _dprime(value-mean, spread)
 
 # %% ../../nbs/analysis/32_channels.ipynb #411241a2
+def _compared_with(shape, background) -> dict:
+    """Brightness distributions (3, 256) that an object is held against: all floors together, the walls, and
+    each texture"""
+    floors = behind(shape, background)
+    wall = load_picture('wall').reshape(-1, 4)
+    walls = np.stack([np.bincount(wall[:,k], minlength=256)/len(wall) for k in range(3)])
+    textures = dict(zip(TEXTURES, floors)) if len(floors) > 1 else {}
+    return dict(floor=floors.mean(0), walls=walls, **textures)
+
+# %% ../../nbs/analysis/32_channels.ipynb #5748ec56
 def visibility(shape:str='line', # line or gem
                background:str='textured'): # 'black', 'grey' or 'textured'
-    """Data frame: how each colour stands out in each channel against all floors together, walls, and each texture. Columns
-    `behind`, `spread` (mean and sd of what it is compared with), `contrast` (mean absolute difference), all 0..255, and `dprime`"""
+    """Data frame: how each colour stands out in each channel against all floors together, walls, and each
+    texture. Columns `behind`, `spread` (mean and sd of what it is compared with), `contrast` (mean absolute
+    difference), all 0..255, and `dprime`"""
     import pandas as pd
     require(shape in SHAPES, 'shape', shape, ', '.join(SHAPES))
     require(background in BACKGROUNDS, 'background', background, ', '.join(BACKGROUNDS))
-    floors,wall = behind(shape, background), load_picture('wall').reshape(-1,4)
-    against = dict(floor=floors.mean(0), walls=np.stack([np.bincount(wall[:,k], minlength=256)/len(wall) for k in range(3)]))
-    if len(floors)>1: against |= dict(zip(TEXTURES, floors))
-    rows = [(f'{colour} {shape}', background, name, channel, *_stands_out(rgb[k], p[k]))
-            for (colour,rgb),(name,p),(k,channel) in product(COLOURS.items(), against.items(), enumerate(CHANNELS))]
-    return pd.DataFrame(rows, columns='object background against channel behind spread contrast dprime'.split())
+    against = _compared_with(shape, background)
+    rows = []
+    for (colour, rgb), (name, p), (k, channel) in product(COLOURS.items(), against.items(),
+                                                          enumerate(CHANNELS)):
+        rows.append((f'{colour} {shape}', background, name, channel, *_stands_out(rgb[k], p[k])))
+    return pd.DataFrame(rows,
+                        columns='object background against channel behind spread contrast dprime'.split())
 
 # %% ../../nbs/analysis/32_channels.ipynb #e3851928
+def _cell_text(value, signed):
+    "A number for a cell of the map"
+    text = f'{value:+.1f}' if signed and np.isfinite(value) and value else f'{value:.0f}'
+    return text.replace('inf', '∞').replace('-', '−')
+
 def _heat(ax, table, index, measure, top):
     "A table of `visibility` as coloured cells on matplotlib axes: `index` down, channels across"
-    m = table.pivot(index=index, columns='channel', values=measure)[list(CHANNELS)].loc[table[index].unique()]
-    shown,signed = np.clip(m.to_numpy(), -top, top), measure=='dprime'
-    ax.imshow(shown, cmap='PuOr_r' if signed else 'Greys', vmin=-1.3*top if signed else 0, vmax=1.3*top, aspect='auto')
-    for (i,j),x in np.ndenumerate(m.to_numpy()):
-        text = f'{x:+.1f}' if signed and np.isfinite(x) and x else f'{x:.0f}'
-        ax.text(j, i, text.replace('inf','∞').replace('-','−'), ha='center', va='center', fontsize=9, color='white' if abs(shown[i,j])>.7*top else INK)
-    ax.set(xticks=range(3), xticklabels=CHANNELS, yticks=range(len(m)), yticklabels=m.index)
+    cells = table.pivot(index=index, columns='channel',
+                        values=measure)[list(CHANNELS)].loc[table[index].unique()]
+    shown = np.clip(cells.to_numpy(), -top, top)
+    signed = measure == 'dprime'
+    colours = dict(cmap='PuOr_r', vmin=-1.3*top) if signed else dict(cmap='Greys', vmin=0)
+    ax.imshow(shown, vmax=1.3*top, aspect='auto', **colours)
+    for (i, j), value in np.ndenumerate(cells.to_numpy()):
+        ink = 'white' if abs(shown[i,j]) > .7*top else INK
+        ax.text(j, i, _cell_text(value, signed), ha='center', va='center', fontsize=9, color=ink)
+    ax.set(xticks=range(3), xticklabels=CHANNELS, yticks=range(len(cells)), yticklabels=cells.index)
     ax.spines[:].set_visible(False)
     ax.grid(False)
     ax.tick_params(length=0)
@@ -193,10 +241,11 @@ def draw_visibility(shape:str='line', # line or gem
     require(measure in ('dprime','contrast'), 'measure', measure, 'dprime or contrast')
     require(against in ('floor','walls'), 'against', against, 'floor or walls')
     with style() as plt:
-        fig,axs = plt.subplots(1, 3, figsize=(7.4,2.9), sharey=True)
-        for ax,background in zip(axs, BACKGROUNDS):
-            t = visibility(shape, background)
-            _heat(ax, t[t.against==against], 'object', measure, dict(dprime=3.6, contrast=255)[measure])
+        fig, axs = plt.subplots(1, 3, figsize=(7.4,2.9), sharey=True)
+        for ax, background in zip(axs, BACKGROUNDS):
+            table = visibility(shape, background)
+            _heat(ax, table[table.against==against], 'object', measure,
+                  dict(dprime=3.6, contrast=255)[measure])
             ax.set_title(background, fontsize=10, loc='left')
         fig.tight_layout(w_pad=1)
     return fig
@@ -208,82 +257,8 @@ def draw_floors(obj='yellow line'): # `GoalObject` or its name
     require(obj.colour!='invisible', 'object', obj, 'an object that can be seen')
     t = visibility(obj.shape, 'textured')
     with style() as plt:
-        fig,ax = plt.subplots(figsize=(4.4,3.4))
+        fig, ax = plt.subplots(figsize=(4.4,3.4))
         _heat(ax, t[t.object==str(obj)], 'against', 'dprime', 12)
         ax.set_title(f"d' of a {obj}", fontsize=10, loc='left')
         fig.tight_layout()
     return fig
-
-# %% ../../nbs/analysis/32_channels.ipynb #ec687289
-def _number(channel):
-    "0, 1 or 2; `ValueError` for anything but a channel's name"
-    require(channel in CHANNELS, 'channel', channel, ', '.join(CHANNELS))
-    return CHANNELS.index(channel)
-
-def bare_floor(plane): # uint8 (B, H, W): one channel
-    "The value of the bare floor in each frame: uint8 (B, 1, 1). `ValueError` on textures, whose floor has no one value"
-    share = torch.stack([(plane==v).float().mean((1,2)) for v in (0,127)])
-    odd = (share.max(0).values<.2).nonzero().flatten().tolist()
-    require(not odd, 'floor of frames', f'no one value in frames {odd[:3]}', 'a flat one, black or grey; else give `floor`, or draw the channel bare')
-    return torch.where(share[0]>=share[1], 0, 127).to(torch.uint8)[:,None,None]
-
-def blank(frames, # uint8 (B, 64, 64, 3)
-          channel:str, # red, green or blue
-          floor=None): # The bare floor in this channel, uint8 (64, 64) or (B, 64, 64); default read off the frames
-    "Frames with the bare floor in one channel. `ValueError` on frames without a flat floor, unless it is given"
-    frames,k = frames.clone(), _number(channel)
-    frames[...,k] = bare_floor(frames[...,k]) if floor is None else torch.as_tensor(floor)
-    return frames
-
-# %% ../../nbs/analysis/32_channels.ipynb #0e70d6cf
-def hold(frames, # uint8 (B, 64, 64, 3)
-         channel:str, # red, green or blue
-         reference): # uint8 (N, 64, 64, 3): frames to take the mean of
-    "Frames with one channel held at its mean over the reference, pixel by pixel"
-    frames,k = frames.clone(), _number(channel)
-    frames[...,k] = reference[...,k].float().mean(0).round().to(torch.uint8)
-    return frames
-
-# %% ../../nbs/analysis/32_channels.ipynb #bfcf873a
-def shuffle(frames, # uint8 (B, 64, 64, 3)
-            channel:str, # red, green or blue
-            reference, # uint8 (N, 64, 64, 3): frames to take the channel from
-            seed:int=0): # 0 <= seed < 2**64
-    "Frames with one channel of other frames. The other depends on the frame's content and the seed, on nothing else"
-    frames,k,key = frames.clone(), _number(channel), int(seed).to_bytes(8,'big')
-    names = [hashlib.blake2b(f, digest_size=8, key=key).digest() for f in frames.cpu().numpy()]
-    other = torch.tensor([int.from_bytes(n,'big')%len(reference) for n in names], device=frames.device)
-    frames[...,k] = reference[other,:,:,k]
-    return frames
-
-# %% ../../nbs/analysis/32_channels.ipynb #245c9646
-class PartRenderer(Renderer):
-    "A `Renderer` that draws things into some channels only; in the others the floor shows through. `ValueError` on an unknown channel"
-    def __init__(self,
-        size:int=5, # World size in cells
-        objects=('yellow line',), # First and second object
-        background:str='black', # 'black', 'grey' or 'textured'
-        goal=CHANNELS, # Channels that show the objects
-        walls=CHANNELS, # Channels that show the walls
-        mouse=CHANNELS, # Channels that show the mouse
-        device='cpu'): # Torch device of the tables and frames
-        super().__init__(size, objects, background, device)
-        for c in (*goal,*walls,*mouse): _number(c)
-        self.goal,self.walls = set(goal), set(walls)
-        self._empty = Renderer(size, ['invisible gem']*len(self.objects), background, device)
-        self._mouse = torch.tensor([c in mouse for c in CHANNELS], device=self.device)
-
-# %% ../../nbs/analysis/32_channels.ipynb #6974441a
-@patch
-def scenes(self:PartRenderer, levels:Levels, chunk:int=512):
-    "Pictures of levels without the mouse: uint8 (N, 64, 64, 3) tensor"
-    draw = Renderer.scenes
-    bare = replace(levels, grid=np.where(levels.grid==WALL, SPACE, levels.grid))
-    planes = [draw(self if c in self.goal else self._empty, levels if c in self.walls else bare, chunk)[...,k] for k,c in enumerate(CHANNELS)]
-    return torch.stack(planes, -1)
-
-@patch
-def frames(self:PartRenderer, scenes, index, cell, facing, out=None):
-    "Observations: uint8 (B, 64, 64, 3) tensor; arguments as for a `Renderer`"
-    full = Renderer.frames(self, scenes, index, cell, facing, out)
-    return full.copy_(torch.where(self._mouse, full, scenes[index]))

@@ -12,54 +12,70 @@ from ..core import read_json, require
 from ..style import SERIES, SOFT, style
 
 # %% ../../nbs/analysis/37_trainers.ipynb #635e04b8
-_LENGTH = {'PPO':'episode_length', 'exact-advantage PPO':'length'} # Trainer: the metric that holds it
+# Trainer: the metric that holds the mean episode length
+_LENGTH_METRIC = {'PPO':'episode_length', 'exact-advantage PPO':'length'}
 
 def learning_curves(folders): # Folders of finished agents
-    """Data frame, a row for each agent and round: algorithm, agent, done (share of the training), steps (mean episode length on
-    training levels), entropy (nats). `ValueError` on an agent of neither trainer"""
+    """Data frame, a row for each agent and round: algorithm, agent, done (share of the training), steps (mean
+    episode length on training levels), entropy (nats). `ValueError` on an agent of neither trainer"""
     import pandas as pd
-    rows = []
+    curves = []
     for folder in map(Path, folders):
-        m = read_json(folder/'manifest.json')
-        require(m['algorithm'] in _LENGTH, f'algorithm of {folder}', m['algorithm'], ', '.join(_LENGTH))
-        t = pd.read_csv(folder/'metrics.csv')
-        rows.append(pd.DataFrame(dict(algorithm=m['algorithm'], agent=m['seeds']['agent'], done=t.updates/t.updates.iloc[-1],
-                                      steps=t[_LENGTH[m['algorithm']]], entropy=t.entropy)))
-    return pd.concat(rows, ignore_index=True)
+        manifest = read_json(folder/'manifest.json')
+        algorithm = manifest['algorithm']
+        require(algorithm in _LENGTH_METRIC, f'algorithm of {folder}', algorithm, ', '.join(_LENGTH_METRIC))
+        metrics = pd.read_csv(folder/'metrics.csv')
+        done = metrics.updates/metrics.updates.iloc[-1]
+        steps = metrics[_LENGTH_METRIC[algorithm]]
+        agent = manifest['seeds']['agent']
+        curves.append(pd.DataFrame(dict(algorithm=algorithm, agent=agent, done=done, steps=steps,
+                                        entropy=metrics.entropy)))
+    return pd.concat(curves, ignore_index=True)
 
 # %% ../../nbs/analysis/37_trainers.ipynb #512c0e2c
+_LENGTH_TICKS = [5,10,20,50,100,200,500] # Steps, on a logarithmic axis
+
 def draw_curves(curves, # Data frame from `learning_curves`
                 best:float=4.281): # Fewest steps possible, on average over the training levels
-    "Mean episode length and entropy against the share of training done, a colour for each trainer; returns the figure"
+    """Mean episode length and entropy against the share of training done, a colour for each trainer; returns
+    the figure"""
     with style() as plt:
-        fig,axs = plt.subplots(1, 2, figsize=(8.6,3.1))
-        for (name,group),colour in zip(curves.groupby('algorithm'), SERIES):
-            for i,(_,c) in enumerate(group.groupby('agent')):
-                for ax,y in zip(axs, ('steps','entropy')): ax.plot(c.done, c[y], color=colour, lw=1.1, alpha=.8, label=None if i else name)
-        axs[0].axhline(best, color=SOFT, lw=.8, ls=(0,(2,3)))
-        axs[0].text(.02, best*.93, f'shortest paths: {best}', fontsize=8, color=SOFT, va='top')
-        axs[0].set(yscale='log', ylim=(3,300), yticks=[5,10,20,50,100,200], yticklabels=[5,10,20,50,100,200], ylabel='Mean episode length (steps)')
-        axs[1].set(ylim=(0,2.8), ylabel='Entropy of the policy (nats)')
-        for ax in axs: ax.set(xlim=(0,1), xlabel='Share of the training done')
-        axs[1].legend(loc='upper right', fontsize=8)
+        fig, (lengths, entropies) = plt.subplots(1, 2, figsize=(8.6,3.1))
+        for (name, group), colour in zip(curves.groupby('algorithm'), SERIES):
+            for i, (_, curve) in enumerate(group.groupby('agent')):
+                look = dict(color=colour, lw=1.1, alpha=.8, label=None if i else name)
+                lengths.plot(curve.done, curve.steps, **look)
+                entropies.plot(curve.done, curve.entropy, **look)
+        lengths.axhline(best, color=SOFT, lw=.8, ls=(0,(2,3)))
+        lengths.text(.02, best*.93, f'shortest paths: {best}', fontsize=8, color=SOFT, va='top')
+        ticks = _LENGTH_TICKS[:-1]
+        lengths.set(yscale='log', ylim=(3,300), yticks=ticks, yticklabels=ticks,
+                    ylabel='Mean episode length (steps)')
+        entropies.set(ylim=(0,2.8), ylabel='Entropy of the policy (nats)')
+        for ax in (lengths, entropies): ax.set(xlim=(0,1), xlabel='Share of the training done')
+        entropies.legend(loc='upper right', fontsize=8)
         fig.tight_layout(w_pad=2)
     return fig
 
 # %% ../../nbs/analysis/37_trainers.ipynb #fd16895e
 def draw_course(table, # Data frame of `Result`s: one agent, several steps, all settings of one second object
                 unit:float=1e6): # Environment steps in a tick of 1
-    """Preference and mean episode length of an agent along its training, a line in its own colour for each first object; returns the
-    figure. `ValueError` unless it is one agent"""
-    require(len(set(zip(table.population, table.run)))==1, 'agents in the table', sorted(set(table.run)), 'one')
+    """Preference and mean episode length of an agent along its training, a line in its own colour for each
+    first object; returns the figure. `ValueError` unless it is one agent"""
+    require(len(set(zip(table.population, table.run)))==1, 'agents in the table', sorted(set(table.run)),
+            'one')
     with style() as plt:
-        fig,axs = plt.subplots(1, 2, figsize=(8.6,3.1))
-        for obj,t in table.sort_values('step').groupby('obj1', sort=False):
-            for ax,y in zip(axs, ('preference','mean_length')): ax.plot(t.step/unit, t[y], 'o-', ms=4, lw=1.3, color=_ink(obj), label=obj)
-        axs[0].axhline(.5, color=SOFT, lw=.8, ls=(0,(2,3)))
-        axs[0].set(ylim=(0,1), ylabel=f'Preference over the {table.obj2.iloc[0]}')
-        axs[1].set(yscale='log', ylabel='Mean episode length (steps)', ylim=(3,500), yticks=[5,10,20,50,100,200,500], yticklabels=[5,10,20,50,100,200,500])
-        for ax in axs: ax.set(xlabel='Environment steps (millions)', xlim=(-.1,None))
-        axs[0].legend(loc='upper right', fontsize=8)
+        fig, (preferences, lengths) = plt.subplots(1, 2, figsize=(8.6,3.1))
+        for obj, rows in table.sort_values('step').groupby('obj1', sort=False):
+            look = dict(ms=4, lw=1.3, color=_ink(obj), label=obj)
+            preferences.plot(rows.step/unit, rows.preference, 'o-', **look)
+            lengths.plot(rows.step/unit, rows.mean_length, 'o-', **look)
+        preferences.axhline(.5, color=SOFT, lw=.8, ls=(0,(2,3)))
+        preferences.set(ylim=(0,1), ylabel=f'Preference over the {table.obj2.iloc[0]}')
+        lengths.set(yscale='log', ylabel='Mean episode length (steps)', ylim=(3,500))
+        lengths.set(yticks=_LENGTH_TICKS, yticklabels=_LENGTH_TICKS)
+        for ax in (preferences, lengths): ax.set(xlabel='Environment steps (millions)', xlim=(-.1,None))
+        preferences.legend(loc='upper right', fontsize=8)
         fig.tight_layout(w_pad=2)
     return fig
 

@@ -10,8 +10,9 @@ import base64, html
 from dataclasses import asdict, replace
 from fastcore.basics import patch
 from functools import cache, partial
-from importlib.resources import files
-from .views import Explorer, MazeView, Panel, VIEW_NAMES, MAX_AGENTS_SHOWN, draw_panel, png
+from .details import details_html, draw_explorer, fill, front_file, small_png
+from .explorer import Explorer, MAX_AGENTS_SHOWN, Panel, draw_panel
+from .maze_view import MazeView, VIEW_NAMES
 from ..core import require
 from ..env.objects import BACKGROUNDS, OBJECTS
 from ..style import png_bytes
@@ -21,27 +22,30 @@ def _anywidget():
     "The modules anywidget and traitlets; `ValueError` naming the extra if the first is not installed"
     try: import anywidget
     except ImportError: anywidget = None
-    require(anywidget, 'anywidget', 'not installed', "the extra `widgets` for dots that can be clicked: pip install 'goalmisgen[widgets]'")
+    require(anywidget, 'anywidget', 'not installed',
+            "the extra `widgets` for dots that can be clicked: pip install 'goalmisgen[widgets]'")
     import traitlets
     return anywidget, traitlets
 
 # %% ../../nbs/analysis/39_widgets.ipynb #8f7f27f3
-def _front(name): return files('goalmisgen').joinpath('data', 'widgets', name).read_text(encoding='utf-8')
-
 @cache
 def scatter_class():
     "The class of the plots, an `anywidget.AnyWidget`. `ValueError` if anywidget is not installed"
-    anywidget,t = _anywidget()
-    shared = dict(image=t.Unicode(), title=t.Unicode(), width=t.Float(), height=t.Float(), dots=t.List(t.Dict()), selected=t.List(t.Int()))
-    source = dict(_esm=_front('scatter.js'), _css=_front('scatter.css'))
-    return type('ScatterWidget', (anywidget.AnyWidget,), source | {k: v.tag(sync=True) for k,v in shared.items()})
+    anywidget, t = _anywidget()
+    picture = dict(image=t.Unicode(), title=t.Unicode(), width=t.Float(), height=t.Float())
+    shared = {name: trait.tag(sync=True) for name, trait in dict(picture, dots=t.List(t.Dict()),
+        selected=t.List(t.Int())).items()}
+    source = dict(_esm=front_file('scatter.js'), _css=front_file('scatter.css'))
+    return type('ScatterWidget', (anywidget.AnyWidget,), source | shared)
 
 # %% ../../nbs/analysis/39_widgets.ipynb #300be1c8
 def scatter_widget(panel:Panel): # From `views.draw_panel`
-    "A scatter plot to click. Its trait `selected`, a list of agents' numbers, follows the browser, and the browser follows it"
+    """A scatter plot to click. Its trait `selected`, a list of agents' numbers, follows the browser, and the
+    browser follows it"""
     dots = [asdict(d) for d in panel.dots]
     look = dict(max_width='440px', min_width='0', margin='0')
-    return scatter_class()(image=panel.svg, title=str(panel.setting), width=panel.width, height=panel.height, dots=dots, layout=look)
+    return scatter_class()(image=panel.svg, title=str(panel.setting), width=panel.width, height=panel.height,
+                           dots=dots, layout=look)
 
 # %% ../../nbs/analysis/39_widgets.ipynb #8651fcaf
 class View:
@@ -53,7 +57,8 @@ class View:
         raise NotImplementedError
 
     def _repr_mimebundle_(self, **kwargs): # Jupyter's protocol of display
-        return self.widget._repr_mimebundle_() | {'image/png': base64.b64encode(png(self.picture())).decode()}
+        png = base64.b64encode(small_png(self.picture())).decode()
+        return self.widget._repr_mimebundle_() | {'image/png': png}
 
 # %% ../../nbs/analysis/39_widgets.ipynb #ce238289
 def _labelled(widget, label, width='auto'):
@@ -62,78 +67,115 @@ def _labelled(widget, label, width='auto'):
     widget.layout.width = width
     return w.HBox([w.Label(label), widget], layout=w.Layout(margin='0 14px 4px 0', align_items='center'))
 
+def _button(text, tooltip=None, width='auto'):
+    "A button as wide as its text, if not told otherwise"
+    import ipywidgets as w
+    return w.Button(description=text, tooltip=tooltip, layout=w.Layout(width=width))
+
+_WRAPPED = dict(display='flex', flex_flow='row wrap') # Layout of a row that takes as many lines as it needs
+
+# %% ../../nbs/analysis/39_widgets.ipynb #1800253f
 class EpisodePlayer:
     "Episodes of the selected agents: choices, an animation, and a line that says why there is none"
     def __init__(self, explorer:Explorer):
         import ipywidgets as w
-        self.explorer,self.note = explorer, w.HTML()
+        self.explorer = explorer
+        self.note = w.HTML()
         self.setting = w.Dropdown(options=[(explorer.name(s), s) for s in explorer.settings])
-        self.level,self.seed = (w.BoundedIntText(v, min=0, max=2**31-1) for v in (100_000,0))
-        self.next,self.again = (w.Button(description=d, layout=w.Layout(width='auto')) for d in ('next level','play again'))
-        self.film = w.Image(format='gif', layout=w.Layout(max_width='100%', object_fit='contain', align_self='flex-start'))
-        line = [_labelled(self.setting, 'episode in'), _labelled(self.level, 'level', '8em'), _labelled(self.seed, 'seed', '5em'), self.next, self.again]
-        self.controls = w.Box(line, layout=w.Layout(display='flex', flex_flow='row wrap', align_items='center'))
-        self.widget = w.VBox([self.note, self.controls, self.film], layout=w.Layout(flex='1 1 min(300px, 100%)', min_width='0'))
-        for o in (self.setting, self.level, self.seed): o.observe(self.update, 'value')
-        for button,number in ((self.next,self.level), (self.again,self.seed)): button.on_click(partial(_one_more, number))
+        self.level = w.BoundedIntText(100_000, min=0, max=2**31-1)
+        self.seed = w.BoundedIntText(0, min=0, max=2**31-1)
+        self.next = _button('next level')
+        self.again = _button('play again')
+        self.film = w.Image(format='gif', layout=w.Layout(max_width='100%', object_fit='contain',
+                                                          align_self='flex-start'))
+        self.controls = w.Box(self._line(), layout=w.Layout(**_WRAPPED, align_items='center'))
+        layout = w.Layout(flex='1 1 min(300px, 100%)', min_width='0')
+        self.widget = w.VBox([self.note, self.controls, self.film], layout=layout)
+        for control in (self.setting, self.level, self.seed): control.observe(self.update, 'value')
+        self.next.on_click(partial(_one_more, self.level))
+        self.again.on_click(partial(_one_more, self.seed))
+
+    def _line(self):
+        "The controls, named, in a line"
+        chosen = [_labelled(self.setting, 'episode in'), _labelled(self.level, 'level', '8em'),
+                  _labelled(self.seed, 'seed', '5em')]
+        return [*chosen, self.next, self.again]
 
 # %% ../../nbs/analysis/39_widgets.ipynb #0c75a49f
 def _one_more(number, button): number.value += 1
 
 @patch
+def _played(self:EpisodePlayer):
+    "A line about the selected agents' episodes, and the episodes as a GIF; b'' where there are none"
+    explorer = self.explorer
+    note = explorer.no_weights()
+    if note or not explorer.selected: return note, b''
+    try: gif = explorer.animation(self.setting.value, self.level.value, self.seed.value)
+    except ValueError as error: return str(error), b''
+    more = len(explorer.selected) > MAX_AGENTS_SHOWN
+    return f'The first {MAX_AGENTS_SHOWN} of them, together:' if more else '', gif
+
+@patch
 def update(self:EpisodePlayer, change=None):
     "Play what is chosen"
-    e = self.explorer
-    note,gif = e.no_weights(), b''
-    if e.selected and not note:
-        try: gif = e.animation(self.setting.value, self.level.value, self.seed.value)
-        except ValueError as error: note = str(error)
-        if len(e.selected)>MAX_AGENTS_SHOWN: note = f'The first {MAX_AGENTS_SHOWN} of them, together:'
-    self.note.value = f'<p class="gm-soft">{html.escape(note)}</p>' if note else ''
+    note, gif = self._played()
+    playable = self.explorer.selected and not self.explorer.no_weights()
+    self.note.value = fill('hint', text=html.escape(note)) if note else ''
     if gif: self.film.value = gif
     self.film.layout.display = None if gif else 'none'
-    self.controls.layout.display = 'flex' if e.selected and not e.no_weights() else 'none'
+    self.controls.layout.display = 'flex' if playable else 'none'
 
 # %% ../../nbs/analysis/39_widgets.ipynb #bdc54e71
 class ResultsView(View):
     "Linked scatter plots over an `Explorer`; `explore` makes one"
     def __init__(self, explorer:Explorer):
         import ipywidgets as w
-        self.explorer,self._talking = explorer, False
-        self.plots = [scatter_widget(draw_panel(explorer.table, s, explorer.method, explorer.name(s))) for s in explorer.settings]
-        self.details,self.player = w.HTML(layout=w.Layout(flex='1 1 min(570px, 100%)', min_width='0')), EpisodePlayer(explorer)
-        grid = dict(display='grid', grid_template_columns='repeat(auto-fit, minmax(min(300px, 100%), 1fr))', max_width=f'{440*len(self.plots)}px')
-        plots = w.Box(self.plots, layout=w.Layout(**grid))
-        self.widget = w.VBox([self._head(), plots, w.Box([self.details, self.player.widget], layout=w.Layout(display='flex', flex_flow='row wrap'))])
-        self.widget.add_class('gm-view')
-        for p in self.plots: p.observe(self._chosen, 'selected')
+        self.explorer = explorer
+        self._updating = False
+        self.plots = []
+        for s in explorer.settings:
+            panel = draw_panel(explorer.table, s, explorer.method, explorer.name(s))
+            self.plots.append(scatter_widget(panel))
+        self.details = w.HTML(layout=w.Layout(flex='1 1 min(570px, 100%)', min_width='0'))
+        self.player = EpisodePlayer(explorer)
+        self.widget = self._layout()
+        for plot in self.plots: plot.observe(self._chosen, 'selected')
         explorer.listen(self.update)
         self.update()
 
-    def _head(self):
-        import ipywidgets as w
-        e = self.explorer
-        return w.HTML(f'<p><span class="gm-title">{len(e.agents)} agents</span> <span class="gm-soft">of {html.escape(e.population)}</span></p>')
-
     def picture(self):
         "The plots with the selection marked and its numbers; a matplotlib figure"
-        return self.explorer.picture()
+        return draw_explorer(self.explorer)
+
+# %% ../../nbs/analysis/39_widgets.ipynb #59847e76
+@patch
+def _layout(self:ResultsView):
+    "A head, the plots side by side, and below them numbers and episodes"
+    import ipywidgets as w
+    explorer = self.explorer
+    head = w.HTML(fill('head', count=len(explorer.agents), population=html.escape(explorer.population)))
+    columns = 'repeat(auto-fit, minmax(min(300px, 100%), 1fr))'
+    grid = w.Layout(display='grid', grid_template_columns=columns, max_width=f'{440*len(self.plots)}px')
+    below = w.Box([self.details, self.player.widget], layout=w.Layout(**_WRAPPED))
+    widget = w.VBox([head, w.Box(self.plots, layout=grid), below])
+    widget.add_class('gm-view')
+    return widget
 
 # %% ../../nbs/analysis/39_widgets.ipynb #9bd81fb6
 @patch
 def _chosen(self:ResultsView, change):
     "Somebody chose in the browser"
     known = [n for n in change['new'] if n in self.explorer.agents]
-    if not self._talking: self.explorer.select(known)
+    if not self._updating: self.explorer.select(known)
 
 @patch
 def update(self:ResultsView):
     "Show what is selected"
-    self._talking = True
+    self._updating = True
     try:
-        for p in self.plots: p.selected = list(self.explorer.selected)
-    finally: self._talking = False
-    self.details.value = self.explorer.details()
+        for plot in self.plots: plot.selected = list(self.explorer.selected)
+    finally: self._updating = False
+    self.details.value = details_html(self.explorer)
     self.player.update()
 
 # %% ../../nbs/analysis/39_widgets.ipynb #f7663d73
@@ -143,87 +185,113 @@ def explore(table, # Data frame with the columns of `Result`, of one population
             scores=None, # Data frame of channel scores, as `read_scores` gives it
             agents=None, # Weights: a population's folder, or a dict from number to a policy or its path
             select=()): # Agents to begin with
-    "A `ResultsView` of a table: a scatter plot for each setting, with dots to choose. `ValueError` on bad input, or without the extra `widgets`"
+    """A `ResultsView` of a table: a scatter plot for each setting, with dots to choose. `ValueError` on bad
+    input, or without the extra `widgets`"""
     _anywidget()
     explorer = Explorer(table, settings, method, scores, agents)
     explorer.select(select)
     return ResultsView(explorer)
 
-# %% ../../nbs/analysis/39_widgets.ipynb #67bf1da0
-_KEYS = dict(left='←', down='↓', up='↑', right='→')
-_TYPE = 'font:13px/1.5 \'DejaVu Sans\',Verdana,sans-serif; color:#1f2933'
-
 # %% ../../nbs/analysis/39_widgets.ipynb #f4a72af1
+_KEYS = dict(left='←', down='↓', up='↑', right='→')
+_FIELDS = ('level','obj1','obj2','background') # Of a `MazeView`, with a control each
+
 class ChannelsView(View):
     "A `MazeView` to change; `channel_viewer` makes one"
-    def __init__(self, moment:MazeView):
+    def __init__(self, maze:MazeView):
         import ipywidgets as w
-        self.moment,self._talking = moment, False
-        self.level = w.BoundedIntText(moment.level, min=0, max=2**32-1)
-        self.obj1,self.obj2 = (w.Dropdown(options=[str(o) for o in OBJECTS], value=v) for v in (moment.obj1,moment.obj2))
-        self.background = w.Dropdown(options=BACKGROUNDS, value=moment.background)
-        self.steps = {d: w.Button(description=d, layout=w.Layout(width='auto')) for d in ('previous level','next level')}
-        self.keys = {m: w.Button(description=k, tooltip=f'move {m}', layout=w.Layout(width='2.8em')) for m,k in _KEYS.items()}
-        self.images = {n: w.Image(format='png', layout=w.Layout(width='100%')) for n in VIEW_NAMES}
+        self.maze = maze
+        self._updating = False
+        objects = [str(o) for o in OBJECTS]
+        self.level = w.BoundedIntText(maze.level, min=0, max=2**32-1)
+        self.obj1 = w.Dropdown(options=objects, value=maze.obj1)
+        self.obj2 = w.Dropdown(options=objects, value=maze.obj2)
+        self.background = w.Dropdown(options=BACKGROUNDS, value=maze.background)
+        self.steps = {text: _button(text) for text in ('previous level','next level')}
+        self.keys = {move: _button(key, f'move {move}', '2.8em') for move, key in _KEYS.items()}
+        self.images = {name: w.Image(format='png', layout=w.Layout(width='100%')) for name in VIEW_NAMES}
         self.where = w.HTML()
         self.widget = self._layout()
-        for o in (self.level, self.obj1, self.obj2, self.background): o.observe(self._changed, 'value')
-        for (_,b),by in zip(self.steps.items(), (-1,1)): b.on_click(partial(self._step, by))
-        for m,b in self.keys.items(): b.on_click(partial(self._walk, m))
+        self._connect()
         self.update()
 
     def picture(self):
         "The five pictures in a row; a matplotlib figure"
-        return self.moment.picture()
+        return self.maze.picture()
 
 # %% ../../nbs/analysis/39_widgets.ipynb #93bfec92
+@patch
+def _cards(self:ChannelsView) -> list:
+    "The pictures, each under its name"
+    import ipywidgets as w
+    layout = dict(flex='1 1 150px', max_width='260px', min_width='0', margin='0 8px 8px 0')
+    return [w.VBox([w.HTML(fill('text', text=name)), image], layout=w.Layout(**layout))
+            for name, image in self.images.items()]
+
 @patch
 def _layout(self:ChannelsView):
     "Controls above, pictures below, both in as many lines as they need"
     import ipywidgets as w
-    wrap = w.Layout(display='flex', flex_flow='row wrap')
-    title = lambda n: w.HTML(f'<div style="{_TYPE}">{n}</div>')
-    cards = [w.VBox([title(n), i], layout=w.Layout(flex='1 1 150px', max_width='260px', min_width='0', margin='0 8px 8px 0')) for n,i in self.images.items()]
-    what = [_labelled(self.obj1, 'objects', '9em'), _labelled(self.obj2, 'and', '9em'), _labelled(self.background, 'on', '7em')]
-    how = [_labelled(self.level, 'level', '8em'), *self.steps.values(), _labelled(w.HBox([*self.keys.values()]), 'move the mouse')]
-    return w.VBox([w.Box(what, layout=wrap), w.Box(how, layout=wrap), self.where, w.Box(cards, layout=wrap)], layout=w.Layout(padding='8px'))
+    what = [_labelled(self.obj1, 'objects', '9em'), _labelled(self.obj2, 'and', '9em'),
+            _labelled(self.background, 'on', '7em')]
+    arrows = _labelled(w.HBox([*self.keys.values()]), 'move the mouse')
+    how = [_labelled(self.level, 'level', '8em'), *self.steps.values(), arrows]
+    what, how, cards = (w.Box(children, layout=w.Layout(**_WRAPPED))
+                        for children in (what, how, self._cards()))
+    return w.VBox([what, how, self.where, cards], layout=w.Layout(padding='8px'))
 
 # %% ../../nbs/analysis/39_widgets.ipynb #2e73e6db
 @patch
-def show(self:ChannelsView, moment:MazeView):
-    "Show this moment, and set the controls to it"
-    self.moment,self._talking = moment, True
+def show(self:ChannelsView, maze:MazeView):
+    "Show this maze, and set the controls to it"
+    self.maze = maze
+    self._updating = True
     try:
-        for f in ('level','obj1','obj2','background'): getattr(self, f).value = getattr(moment, f)
-    finally: self._talking = False
+        for field in _FIELDS: getattr(self, field).value = getattr(maze, field)
+    finally: self._updating = False
     self.update()
 
 @patch
 def update(self:ChannelsView):
-    "Draw the moment"
-    m = self.moment
-    for n,p in m.pictures().items(): self.images[n].value = png_bytes(p)
-    where = f'The mouse is in column {m.cell%5+1} and row {m.cell//5+1} from the bottom, facing {("left","right")[m.facing]}.'
-    self.where.value = f'<div style="{_TYPE}">{where}</div>'
+    "Draw the maze"
+    for name, picture in self.maze.pictures().items(): self.images[name].value = png_bytes(picture)
+    row, column = divmod(self.maze.cell, 5)
+    facing = ('left','right')[self.maze.facing]
+    where = f'The mouse is in column {column+1} and row {row+1} from the bottom, facing {facing}.'
+    self.where.value = fill('text', text=where)
 
 # %% ../../nbs/analysis/39_widgets.ipynb #7e34210f
 @patch
 def _changed(self:ChannelsView, change):
     "A control was set by hand"
-    if self._talking: return
-    m = self.moment if self.level.value==self.moment.level else self.moment.at_level(self.level.value)
-    self.show(replace(m, obj1=self.obj1.value, obj2=self.obj2.value, background=self.background.value))
+    if self._updating: return
+    same_level = self.level.value == self.maze.level
+    maze = self.maze if same_level else self.maze.at_level(self.level.value)
+    self.show(replace(maze, obj1=self.obj1.value, obj2=self.obj2.value, background=self.background.value))
 
 @patch
-def _step(self:ChannelsView, by, button): self.show(self.moment.at_level(min(max(self.moment.level+by, 0), 2**32-1)))
+def _step(self:ChannelsView, by, button):
+    "To the next level, or the one before"
+    self.show(self.maze.at_level(min(max(self.maze.level+by, 0), 2**32-1)))
 
 @patch
-def _walk(self:ChannelsView, move, button): self.show(self.moment.moved(move))
+def _walk(self:ChannelsView, move, button):
+    "One move of the mouse"
+    self.show(self.maze.moved(move))
+
+@patch
+def _connect(self:ChannelsView):
+    "Listen to all controls"
+    for field in _FIELDS: getattr(self, field).observe(self._changed, 'value')
+    self.steps['previous level'].on_click(partial(self._step, -1))
+    self.steps['next level'].on_click(partial(self._step, 1))
+    for move, button in self.keys.items(): button.on_click(partial(self._walk, move))
 
 # %% ../../nbs/analysis/39_widgets.ipynb #5fd34b61
 def channel_viewer(level:int=100_000, # Level seed
                    obj1='red line', # First object
                    obj2='yellow gem', # Second object
                    background:str='black'): # black, grey or textured
-    "A `ChannelsView`: a maze as people see it, as the network does, and in each channel alone. `ValueError` on bad input"
+    """A `ChannelsView`: a maze as people see it, as the network does, and in each channel alone. `ValueError`
+    on bad input"""
     return ChannelsView(MazeView(level, obj1, obj2, background))

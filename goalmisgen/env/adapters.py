@@ -19,7 +19,8 @@ from ..style import enlarge
 
 # %% ../../nbs/env/09_adapters.ipynb #43e8b10d
 class _Adapter:
-    "What the adapters share. `_base` names the foreign class that one of them becomes a subclass of when it is made"
+    """What the adapters share. `_base` names the foreign class that one of them becomes a subclass of when
+    it is made"""
     maze = None # The `MazeEnv` inside, until `close`
 
     def __new__(cls, *args, **kwargs): return object.__new__(_joined(cls))
@@ -53,7 +54,8 @@ def _frames(maze): return maze.frames().cpu().numpy()
 
 # %% ../../nbs/env/09_adapters.ipynb #50a8aaf4
 class Gym3Maze(_Adapter):
-    "A `MazeEnv` as a gym3 `Env`, with the spaces, observations and infos of `procgen.ProcgenGym3Env`. Needs gym3"
+    """A `MazeEnv` as a gym3 `Env`, with the spaces, observations and infos of `procgen.ProcgenGym3Env`.
+    Needs gym3"""
     _base = 'gym3.Env'
 
     def __init__(self, maze:MazeEnv):
@@ -63,13 +65,15 @@ class Gym3Maze(_Adapter):
         self.maze,self._reward,self._rgb = maze, np.zeros(maze.num_envs, np.float32), None
 
     def observe(self):
-        "Last reward float32 (num,), observation {'rgb': uint8 (num, 64, 64, 3)}, and is it the first of an episode: bool (num,)"
+        """Last reward float32 (num,), observation {'rgb': uint8 (num, 64, 64, 3)}, and is it the first of
+        an episode: bool (num,)"""
         maze = self._open()
         if self._rgb is None: self._rgb = _frames(maze)
         return self._reward.copy(), dict(rgb=self._rgb.copy()), (maze.time==0).cpu().numpy()
 
     def act(self, ac): # int (num,): -1..14; -1 ends the episode
-        "Play one step everywhere. `ValueError` on bad actions; Procgen itself takes any number over 14 for `stay`"
+        """Play one step everywhere. `ValueError` on bad actions; Procgen itself takes any number over 14
+        for `stay`"""
         self._reward,self._rgb = self._open().step(_integers(ac, self.num, -1))[0].cpu().numpy(), None
 
     def get_info(self):
@@ -105,7 +109,8 @@ def get_state(self:Gym3Maze):
 # %% ../../nbs/env/09_adapters.ipynb #c0fcafb6
 @patch
 def set_state(self:Gym3Maze, states): # list of num states, as `get_state` gives them
-    "Put each environment into a state. `ValueError`, and nothing changed, on one that is not from such a maze"
+    """Put each environment into a state. `ValueError`, and nothing changed, on one that is not from such a
+    maze"""
     maze = self._open()
     require(isinstance(states, (list,tuple)) and len(states)==self.num, 'states', states, f'a list of {self.num}')
     rows = [_read_state(s, maze) for s in states]
@@ -142,7 +147,8 @@ def procgen_like(num:int, # Environments side by side
     rand_region:int|None=None, # The fork: region of the cheese in `maze_aisc`
     **rest # Procgen's other options: without effect in a maze, or to be left off
     ) -> Gym3Maze:
-    "Our mazes, made with the arguments of `procgen.ProcgenGym3Env`. `ValueError` on bad ones, and on options that we do not have"
+    """Our mazes, made with the arguments of `procgen.ProcgenGym3Env`. `ValueError` on bad ones, and on
+    options that we do not have"""
     for k,v in rest.items():
         require(k in _NO_EFFECT+_NOT_HERE, 'option', k, ', '.join(_NO_EFFECT+_NOT_HERE))
         require(k in _NO_EFFECT or not v, k, v, 'None, 0 or False: our mazes have no such thing')
@@ -154,7 +160,8 @@ def procgen_like(num:int, # Environments side by side
 
 # %% ../../nbs/env/09_adapters.ipynb #ac891d86
 def _last_frames(maze, table, state, move):
-    "What was seen at the end of episodes: uint8 (K, 64, 64, 3), from the `state` and `move` (K,) that led there"
+    """What was seen at the end of episodes: uint8 (K, 64, 64, 3), from the `state` and `move` (K,) that
+    led there"""
     size = table.size
     dx,dy = torch.tensor(MOVE_STEPS, device=maze.device)[move].T
     reached = table.outcome[state,move]>0
@@ -166,7 +173,8 @@ def _last_frames(maze, table, state, move):
 
 # %% ../../nbs/env/09_adapters.ipynb #eddb1d82
 def _play(maze, actions, hold=None):
-    "One step as numpy arrays: reward, terminated, truncated (N,); and of episodes that ended: last frame, level seed, steps (K, ...)"
+    """One step as numpy arrays: reward, terminated, truncated (N,); and of episodes that ended: last
+    frame, level seed, steps (K, ...)"""
     table,state,seed,steps = maze.table, maze.state, maze.level_seed, maze.time+1
     reward,done = maze.step(actions, hold)
     over,move = done.nonzero()[:,0], torch.tensor(ACTION_MOVES)[actions].to(maze.device)
@@ -209,7 +217,8 @@ def _seed(seed):
 
 # %% ../../nbs/env/09_adapters.ipynb #c75ec8f8
 class GymnasiumMazes(_Gymnasium):
-    "A `MazeEnv` as a Gymnasium `VectorEnv`. Infos: `level_seed`, `steps`, and in same-step autoreset at an end `final_obs`, `final_info`"
+    """A `MazeEnv` as a Gymnasium `VectorEnv`. Infos: `level_seed`, `steps`, and in same-step autoreset at
+    an end `final_obs`, `final_info`"""
     _base = 'gymnasium.vector.VectorEnv'
 
     def __init__(self, maze:MazeEnv,
@@ -226,7 +235,8 @@ class GymnasiumMazes(_Gymnasium):
         self._mode,self._over = mode, np.zeros(maze.num_envs, bool) # over: ended, and not reset yet
 
     def render(self):
-        "The agents' frames, eight times enlarged: tuple of uint8 (512, 512, 3), or None without a render mode. `RuntimeError` before the first reset"
+        """The agents' frames, eight times enlarged: tuple of uint8 (512, 512, 3), or None without a render
+        mode. `RuntimeError` before the first reset"""
         return tuple(enlarge(self._seen(), 8)) if self.render_mode else None
 
     def close_extras(self):
@@ -236,7 +246,8 @@ class GymnasiumMazes(_Gymnasium):
 # %% ../../nbs/env/09_adapters.ipynb #4f30570f
 @patch
 def reset(self:GymnasiumMazes, *, seed=None, options=None):
-    "Begin again: with a seed at the first levels of its order, without one at each environment's next level. Observations and infos"
+    """Begin again: with a seed at the first levels of its order, without one at each environment's next
+    level. Observations and infos"""
     seed,mask = _seed(seed), self._mask(options)
     super(GymnasiumMazes, self).reset(seed=seed)
     if mask is None: self._enter(seed)
@@ -276,7 +287,8 @@ def _info(self:GymnasiumMazes, where):
 # %% ../../nbs/env/09_adapters.ipynb #681c4cd3
 @patch
 def step(self:GymnasiumMazes, actions): # int (num_envs,): 0..14
-    "Observations uint8 (num_envs, 64, 64, 3), rewards float32, terminated and truncated bool (num_envs,), infos"
+    """Observations uint8 (num_envs, 64, 64, 3), rewards float32, terminated and truncated bool
+    (num_envs,), infos"""
     maze,actions,wait = self._playing(), _integers(actions, self.num_envs, 0), self._over
     if self._mode=='Disabled' and wait.any():
         raise RuntimeError(f'environments {np.flatnonzero(wait).tolist()[:20]} have ended: reset them, with options=dict(reset_mask=…)')
@@ -304,7 +316,8 @@ def _final(over, last, **values):
 
 # %% ../../nbs/env/09_adapters.ipynb #9cad6a4d
 class GymnasiumMaze(_Gymnasium):
-    "A `MazeEnv` of one environment as a Gymnasium `Env`. The last observation shows the end; infos are `level_seed` and `steps`"
+    """A `MazeEnv` of one environment as a Gymnasium `Env`. The last observation shows the end; infos are
+    `level_seed` and `steps`"""
     _base = 'gymnasium.Env'
 
     def __init__(self, maze:MazeEnv, render_mode:str|None=None): # `render_mode`: None or 'rgb_array'
@@ -312,7 +325,8 @@ class GymnasiumMaze(_Gymnasium):
         self.observation_space,self.action_space = self._set_up(maze, render_mode)
 
     def reset(self, *, seed=None, options=None):
-        "Begin an episode: with a seed at the first level of its order, without one at the next level. Observation and info"
+        """Begin an episode: with a seed at the first level of its order, without one at the next level.
+        Observation and info"""
         require(not options, 'options', options, 'none')
         seed = _seed(seed)
         super().reset(seed=seed)
@@ -321,7 +335,8 @@ class GymnasiumMaze(_Gymnasium):
         return self._obs.copy(), dict(level_seed=int(self.maze.level_seed), steps=0)
 
     def step(self, action): # int: 0..14
-        "Observation uint8 (64, 64, 3), reward, terminated, truncated, info. `RuntimeError` when the episode is over"
+        """Observation uint8 (64, 64, 3), reward, terminated, truncated, info. `RuntimeError` when the
+        episode is over"""
         maze = self._playing()
         seed = int(maze.level_seed)
         (reward,),(won,),(late,),(last,_,steps) = _play(maze, _integers([action], 1, 0))
@@ -331,7 +346,8 @@ class GymnasiumMaze(_Gymnasium):
         return self._obs.copy(), float(reward), bool(won), bool(late), info
 
     def render(self):
-        "The agent's frame, eight times enlarged: uint8 (512, 512, 3), or None without a render mode. `RuntimeError` before the first reset"
+        """The agent's frame, eight times enlarged: uint8 (512, 512, 3), or None without a render mode.
+        `RuntimeError` before the first reset"""
         return enlarge(self._seen(), 8) if self.render_mode else None
 
     def close(self):
@@ -348,13 +364,15 @@ def single_env(world, render_mode=None, seed=None, **kwargs) -> GymnasiumMaze:
     return GymnasiumMaze(_maze(world, 1, seed, **kwargs), render_mode)
 
 def vector_env(world, num_envs=1, render_mode=None, seed=None, autoreset_mode='SameStep', max_episode_steps=None, **kwargs) -> GymnasiumMazes:
-    "A batch of `num_envs`, as `GymnasiumMazes`; `kwargs` are those of `make_env`. No seed: a new one. `max_episode_steps`: default 500"
+    """A batch of `num_envs`, as `GymnasiumMazes`; `kwargs` are those of `make_env`. No seed: a new one.
+    `max_episode_steps`: default 500"""
     timeout = TIMEOUT if max_episode_steps is None else max_episode_steps
     return GymnasiumMazes(_maze(world, num_envs, seed, timeout=timeout, **kwargs), render_mode, autoreset_mode)
 
 # %% ../../nbs/env/09_adapters.ipynb #ae86335a
 def register_worlds():
-    "Give every world to `gymnasium.make` and `gymnasium.make_vec`, as `goalmisgen/<name>-v0`. Importing this module does it too"
+    """Give every world to `gymnasium.make` and `gymnasium.make_vec`, as `goalmisgen/<name>-v0`. Importing
+    this module does it too"""
     from gymnasium.envs.registration import register, registry
     for name in WORLDS:
         id = f'goalmisgen/{name}-v0'

@@ -30,18 +30,20 @@ star                 1616 ab986c8d9c9c5d8d kenney/Items/star.png
 shaded-yellow-gem    1182 2017f2e8535b64da kenney/Items/gemYellow.png
 shaded-red-gem       1289 81ce8a3f91b6e5c7 kenney/Items/gemRed.png'''
 _ROWS = [line.split() for line in _TABLE.split('\n') if line]
-PICTURE_FILES = {name.replace('-', ' '): path for name, _, _, path in _ROWS} # Each picture's file in `asset_dir()`
+PICTURE_FILES = {name.replace('-', ' '): path for name, _, _, path in _ROWS} # Where each is in `asset_dir()`
 
 # %% ../../nbs/env/01_assets.ipynb #c9b12891
-ASSETS_VARIABLE = 'GOALMISGEN_ASSETS' # Environment variable: a folder with the layout of Procgen's `data/assets`
+ASSETS_VARIABLE = 'GOALMISGEN_ASSETS' # Environment variable: a folder laid out as Procgen's `data/assets`
 
 def installed_assets() -> Path|None:
-    "The folder of pictures of the installed procgen package, found without importing it; None if there is none"
+    "The folder of pictures of the procgen package, which is not imported; None if it is not installed"
     try: spec = find_spec('procgen')
     except (ImportError, ValueError): return None # something blocks its import
     if spec is None: return None
-    packages = [*(spec.submodule_search_locations or []), *(Path(p)/'procgen' for p in sys.path)] # a file or folder of that name may come first
-    return next((folder for p in packages if (folder := Path(p)/'data'/'assets').is_dir()), None)
+    # another file or folder of that name may come first
+    packages = [*(spec.submodule_search_locations or []), *(Path(path)/'procgen' for path in sys.path)]
+    folders = (Path(package)/'data'/'assets' for package in packages)
+    return next((folder for folder in folders if folder.is_dir()), None)
 
 def all_assets() -> Path:
     "The folder of all of Procgen's pictures, which only its package has. `FileNotFoundError` without it"
@@ -66,55 +68,70 @@ def _missing(folder):
     "Files of pictures that are not in `folder`"
     return [path for path in PICTURE_FILES.values() if not (folder/path).is_file()]
 
+def _named_assets(named):
+    "The folder that the user names. `FileNotFoundError` if it lacks a picture"
+    folder = Path(named).expanduser()
+    missing = _missing(folder)
+    if not missing: return folder
+    raise FileNotFoundError(f'{ASSETS_VARIABLE}={named}: {len(missing)} of {len(PICTURE_FILES)} pictures are '
+                            f'missing, such as {missing[0]}; it should be laid out as procgen/data/assets '
+                            'is. Unset it, or fill it')
+
+# %% ../../nbs/env/01_assets.ipynb #12149d07
 def asset_dir() -> Path:
     "The folder of Procgen's pictures. `FileNotFoundError` if none of the three places has them"
-    named, installed, cache = os.environ.get(ASSETS_VARIABLE), installed_assets(), cache_dir()
-    if named:
-        folder = Path(named).expanduser()
-        missing = _missing(folder)
-        if not missing: return folder
-        raise FileNotFoundError(f'{ASSETS_VARIABLE}={named}: {len(missing)} of {len(PICTURE_FILES)} pictures are missing, such as '
-                                f'{missing[0]}; it should be laid out as procgen/data/assets is. Unset it, or fill it')
+    named = os.environ.get(ASSETS_VARIABLE)
+    if named: return _named_assets(named)
+    installed = installed_assets()
+    cache = cache_dir()
     for folder in (installed, cache):
         if folder is not None and not _missing(folder): return folder
-    raise FileNotFoundError(f'wall, mouse, textures and some objects are pictures of the procgen package, and no place has them: '
-                            f'(1) the environment variable {ASSETS_VARIABLE} is not set; (2) the procgen package '
-                            f'{"has not all of them" if installed else "is not installed"}; (3) {cache} has not all of them. '
+    package = 'has not all of them' if installed else 'is not installed'
+    raise FileNotFoundError('wall, mouse, textures and some objects are pictures of the procgen package, and '
+                            f'no place has them: (1) the environment variable {ASSETS_VARIABLE} is not set; '
+                            f'(2) the procgen package {package}; (3) {cache} has not all of them. '
                             f'This command fetches them into (3): {FETCH_COMMAND}')
 
 # %% ../../nbs/env/01_assets.ipynb #f956ac63
-def _picture_bytes(wheel):
+def _picture(wheel, path, size, digest):
+    "The contents of a picture in an open wheel. `ValueError` if it is another picture"
+    size = int(size)
+    with wheel.open(f'procgen/data/assets/{path}') as file: data = file.read(size+1) # a bomb is not unpacked
+    ok = len(data)==size and hashlib.sha256(data).hexdigest().startswith(digest)
+    require(ok, f'{path} in {wheel.filename}', 'another picture', "the one in procgen's wheel")
+    return data
+
+# %% ../../nbs/env/01_assets.ipynb #841770e7
+def _all_pictures(wheel):
     "The pictures in a wheel of procgen: their files' names and contents. `ValueError` on another file"
-    found = {}
     try:
         with zipfile.ZipFile(wheel) as z:
-            for _, size, digest, path in _ROWS:
-                with z.open(f'procgen/data/assets/{path}') as f: data = f.read(int(size)+1) # a bomb is not unpacked
-                ok = len(data)==int(size) and hashlib.sha256(data).hexdigest().startswith(digest)
-                require(ok, f'{path} in {wheel}', 'another picture', "the one in procgen's wheel")
-                found[path] = data
+            return {path: _picture(z, path, size, digest) for _,size,digest,path in _ROWS}
     except (KeyError, EOFError, zlib.error, zipfile.BadZipFile, NotImplementedError, RuntimeError) as e:
         raise ValueError(f'{wheel}: not a wheel of procgen or procgen-mirror ({e})') from None
-    return found
 
 # %% ../../nbs/env/01_assets.ipynb #01e35a67
-_WHEEL = ('procgen-mirror==0.10.7', '--implementation=cp', '--python-version=3.11', '--abi=cp311', '--platform=manylinux2014_x86_64')
+_WHEEL = ('procgen-mirror==0.10.7', '--implementation=cp', '--python-version=3.11', '--abi=cp311',
+          '--platform=manylinux2014_x86_64')
 
 def _download(folder):
     "Let pip download the wheel to `folder`; its path. `FileNotFoundError` with pip's reason if it cannot"
-    command = [sys.executable, '-m', 'pip', 'download', '--no-deps', '--only-binary=:all:', '--dest', str(folder), *_WHEEL]
-    run = subprocess.run(command, cwd=folder, capture_output=True, encoding='utf-8', errors='replace', stdin=subprocess.DEVNULL)
+    pip = [sys.executable, '-m', 'pip', 'download', '--no-deps', '--only-binary=:all:', '--dest', str(folder)]
+    run = subprocess.run([*pip, *_WHEEL], cwd=folder, capture_output=True, encoding='utf-8', errors='replace',
+                         stdin=subprocess.DEVNULL)
     wheels = list(Path(folder).glob('*.whl'))
     if run.returncode==0 and wheels: return wheels[0]
-    reason = ([o for o in run.stderr.splitlines() if o.strip()] or ['it said nothing'])[-1]
-    raise FileNotFoundError(f"pip could not fetch {_WHEEL[0]}: {reason}. Where pip or the network is missing, fetch the wheel elsewhere and name it: "
-                            "fetch_pictures('procgen_mirror-….whl')")
+    said = [line for line in run.stderr.splitlines() if line.strip()] or ['it said nothing']
+    raise FileNotFoundError(f'pip could not fetch {_WHEEL[0]}: {said[-1]}. Where pip or the network is '
+                            "missing, fetch the wheel elsewhere and name it: fetch_pictures('procgen_mirror-….whl')")
 
 # %% ../../nbs/env/01_assets.ipynb #70cd9184
-def fetch_pictures(wheel=None # A wheel of procgen or procgen-mirror that is here already; default: pip downloads one (48 MB)
+def fetch_pictures(wheel:str|Path|None=None # Of procgen or procgen-mirror; default: pip downloads one (48 MB)
                    ) -> Path:
-    "Fill the cache with Procgen's pictures; returns its folder. `ValueError` on a wrong wheel, `FileNotFoundError` if there is none"
+    """Fill the cache with Procgen's pictures; returns its folder. `ValueError` on a wrong wheel,
+    `FileNotFoundError` if there is none"""
     folder = cache_dir()
-    with tempfile.TemporaryDirectory() as tmp: pictures = _picture_bytes(_download(tmp) if wheel is None else wheel)
-    for path, data in pictures.items(): write_atomic(folder/path, data)
+    with tempfile.TemporaryDirectory() as tmp:
+        pictures = _all_pictures(_download(tmp) if wheel is None else wheel)
+    for path,data in pictures.items(): write_atomic(folder/path, data)
     return folder

@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['PLACES', 'spec_text', 'parse_spec', 'Mixture', 'distribution_text', 'parse_distribution', 'family_of',
-           'sample_levels', 'join_levels', 'place_cells', 'mark_place']
+           'sample_levels', 'place_cells', 'mark_place']
 
 # %% ../../nbs/env/04_distributions.ipynb #deb29b71
 import numpy as np, re
 from dataclasses import dataclass, replace
 from ..core import require
-from .levels import Levels, MazeSpec, OBJ1, OBJ2, SPACE, generate
+from .levels import Levels, MazeSpec, OBJ1, OBJ2, SPACE, generate, join_levels
 from .random import check_seeds, random_words
 
 # %% ../../nbs/env/04_distributions.ipynb #db5c0737
@@ -49,7 +49,8 @@ def _parse_option(option, text):
 # %% ../../nbs/env/04_distributions.ipynb #41f15e3f
 @dataclass(frozen=True)
 class Mixture:
-    "Levels drawn from several families, each with its share. `ValueError` unless shares sum to 1, and size and rewards agree"
+    """Levels drawn from several families, each with its share. `ValueError` unless shares sum to 1, and
+    size and rewards agree"""
     specs:tuple # The families: `MazeSpec`s
     shares:tuple # The probability of each: positive, summing to 1
 
@@ -84,12 +85,14 @@ def _checked_shares(shares, count):
 
 # %% ../../nbs/env/04_distributions.ipynb #695c4bae
 def distribution_text(distribution) -> str: # A `MazeSpec` or a `Mixture`
-    "A distribution of levels in words, such as `0.97 (7x7, region 3) + 0.03 (7x7)`. `parse_distribution` reads it"
+    """A distribution of levels in words, such as `0.97 (7x7, region 3) + 0.03 (7x7)`. `parse_distribution`
+    reads it"""
     if isinstance(distribution, MazeSpec): return spec_text(distribution)
     return ' + '.join(f'{share:.12g} ({spec_text(spec)})' for share, spec in zip(distribution.shares, distribution.specs))
 
 def parse_distribution(text): # Text, a `MazeSpec` or a `Mixture`
-    "The distribution that a text describes; a distribution as it is. `ValueError` on anything that `distribution_text` would not write"
+    """The distribution that a text describes; a distribution as it is. `ValueError` on anything that
+    `distribution_text` would not write"""
     if isinstance(text, (MazeSpec, Mixture)): return text
     if '(' not in str(text): return parse_spec(text)
     parts = [re.fullmatch(r'([\d.e-]+) ?\(([^()]+)\)', part.strip()) for part in str(text).split(' + ')]
@@ -118,10 +121,6 @@ def sample_levels(distribution, # A `MazeSpec` or a `Mixture`
     back = np.argsort(np.argsort(family, kind='stable'), kind='stable')
     return join_levels(parts)[back]
 
-def join_levels(parts) -> Levels: # `Levels` of one size
-    "Batches of levels one after the other"
-    return Levels(*(np.concatenate([getattr(p, f) for p in parts]) for f in ('grid', 'background', 'start', 'seeds')))
-
 # %% ../../nbs/env/04_distributions.ipynb #a8c60e43
 PLACES = ('top right corner', 'top left corner', 'bottom right corner')
 
@@ -136,7 +135,8 @@ def place_cells(levels:Levels, place:str):
 
 # %% ../../nbs/env/04_distributions.ipynb #d9403453
 def mark_place(levels:Levels, place:str):
-    "The levels with a second object at a place, and where the first object lies there itself: `Levels`, bool (N,). `ValueError` if a level has no such place"
+    """The levels with a second object at a place, and where the first object lies there itself: `Levels`,
+    bool (N,). `ValueError` if a level has no such place"""
     require(not (levels.grid==OBJ2).any(), 'levels', 'with a second object', 'levels of one object')
     x, y = place_cells(levels, place).T
     n = np.arange(len(levels))

@@ -203,7 +203,8 @@ def reset(self:MazeEnv,
 # %% ../../nbs/env/07_maze.ipynb #f984ca6b
 @patch
 def _checked_actions(self:MazeEnv, actions):
-    "Actions int64 (num_envs,) on the device. `ValueError` on other types or shapes; on a CPU also out of range"
+    """Actions int64 (num_envs,) on the device. `ValueError` on other types or shapes; on a CPU also out of
+    range"""
     actions = torch.as_tensor(actions, device=self.device)
     whole = actions.dtype in (torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64)
     require(whole, 'dtype of actions', actions.dtype, 'integers')

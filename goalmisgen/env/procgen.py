@@ -68,7 +68,8 @@ def _do(env, op, index=None, data=None, sizes=None, actions=None):
 
 # %% ../../nbs/env/07_procgen.ipynb #ee4b2d3c
 def _serve(options):
-    "The process of the engine: make the environments that `options` (JSON) names, then answer requests until the pipe closes"
+    """The process of the engine: make the environments that `options` (JSON) names, then answer requests
+    until the pipe closes"""
     replies = os.fdopen(os.dup(1), 'wb')
     os.dup2(2, 1) # whatever else is printed goes to the log
     from procgen import ProcgenGym3Env
@@ -79,7 +80,8 @@ def _serve(options):
 
 # %% ../../nbs/env/07_procgen.ipynb #13bdbe8d
 class Engine:
-    "Stock Procgen environments in another process. `ValueError` on bad arguments; `RuntimeError` if that process dies"
+    """Stock Procgen environments in another process. `ValueError` on bad arguments; `RuntimeError` if that
+    process dies"""
     def __init__(self,
         game:str='maze', # 'maze', or 'chaser', whose mazes have no dead ends
         num_envs:int=16, # How many environments
@@ -167,7 +169,8 @@ def _checked(states):
 # %% ../../nbs/env/07_procgen.ipynb #1ace8393
 @patch
 def load(self:Engine, states): # num_envs states, each a dict of fields or bytes
-    "Put a state into every environment. `ValueError`, before anything reaches the engine, on one that it could not take"
+    """Put a state into every environment. `ValueError`, before anything reaches the engine, on one that it
+    could not take"""
     require(self.game=='maze', 'game', self.game, 'maze: states of other games can only be read')
     require(len(states)==self.num_envs, 'number of states', len(states), self.num_envs)
     self._ask('load', index=np.arange(self.num_envs), **_join(_checked(states)))
@@ -191,7 +194,8 @@ def step(self:Engine, actions): # int (num_envs,): -1..14; -1 ends the episode
 
 # %% ../../nbs/env/07_procgen.ipynb #9403e91f
 class EngineMaze(Engine):
-    "Levels of ours, played and drawn by stock Procgen. The second object is a decoy. `ValueError` on bad arguments"
+    """Levels of ours, played and drawn by stock Procgen. The second object is a decoy. `ValueError` on bad
+    arguments"""
     def __init__(self,
         objects=('yellow line',), # Names of the first and second object
         num_envs:int=64): # Environments side by side
@@ -216,7 +220,8 @@ def put(self:EngineMaze,
 # %% ../../nbs/env/07_procgen.ipynb #71bd353e
 @patch
 def step(self:EngineMaze, actions): # int (num_envs,): -1..14; -1 ends the episode
-    "Play one step everywhere: reward float32 (num_envs,), done bool (num_envs,). Where done, the level begins again"
+    """Play one step everywhere: reward float32 (num_envs,), done bool (num_envs,). Where done, the level
+    begins again"""
     require(self._levels is not None, 'levels', None, 'levels entered with `put` before the first step')
     reward,done = Engine.step(self, actions)
     again = np.flatnonzero(done)
@@ -227,7 +232,8 @@ def step(self:EngineMaze, actions): # int (num_envs,): -1..14; -1 ends the episo
 # %% ../../nbs/env/07_procgen.ipynb #b246a39c
 @patch
 def places(self:EngineMaze):
-    "Where the mice are now: cell int64 (num_envs,), size*y + x, and facing int64 (num_envs,), 0 left, 1 right"
+    """Where the mice are now: cell int64 (num_envs,), size*y + x, and facing int64 (num_envs,), 0 left, 1
+    right"""
     states = self.states()
     mice = np.concatenate([s['entities'] for s in states])
     return mice['x'].astype(int) + states[0]['world_dim']*mice['y'].astype(int), mice['is_reflected'].astype(int)
@@ -235,7 +241,8 @@ def places(self:EngineMaze):
 # %% ../../nbs/env/07_procgen.ipynb #35a818ba
 @patch
 def look(self:EngineMaze, levels:Levels, index, cell, facing, background:str='black'): # as `Renderer.frames` and `put` take them
-    "The engine's frames of any states: uint8 (B, 64, 64, 3), for int (B,) `index` of level, `cell`, `facing`. Environments stay in the last of them"
+    """The engine's frames of any states: uint8 (B, 64, 64, 3), for int (B,) `index` of level, `cell`,
+    `facing`. Environments stay in the last of them"""
     index,cell,facing = np.broadcast_arrays(index, cell, facing)
     out,n = np.empty((len(index),64,64,3), np.uint8), self.num_envs
     for b in range(0, len(index), n):

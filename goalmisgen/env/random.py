@@ -42,35 +42,38 @@ def _twist(s):
     s[623] = s[396] ^ _mix(s[623], s[0])
 
 # %% ../../nbs/env/02_random.ipynb #d8b067ca
-def random_words(seeds, # int (N,), each 0 <= seed < 2**32
+def random_words(seeds:np.ndarray|range|list, # int (N,), each 0 <= seed < 2**32
                  n:int): # How many outputs of each stream
-    "The first `n` outputs of `mt19937(seed)` for every seed: uint32 (n, N). `ValueError` on a seed out of 32 bits"
+    """The first `n` outputs of `mt19937(seed)` for every seed: uint32 (n, N). `ValueError` on a seed over
+    32 bits"""
     seeds = check_seeds(seeds)
     if n<=227:
-        s = _seeded(seeds, 397+n)
-        return _temper(s[397:] ^ _mix(s[:n], s[1:n+1]))
-    s,out = _seeded(seeds, 624), []
+        state = _seeded(seeds, 397+n)
+        return _temper(state[397:] ^ _mix(state[:n], state[1:n+1]))
+    state = _seeded(seeds, 624)
+    outputs = []
     for _ in range(-(-n//624)):
-        _twist(s)
-        out.append(_temper(s))
-    return np.concatenate(out)[:n]
+        _twist(state)
+        outputs.append(_temper(state))
+    return np.concatenate(outputs)[:n]
 
 # %% ../../nbs/env/02_random.ipynb #a0bb795b
-def check_seeds(seeds):
-    "`seeds` as uint32 (N,); `ValueError` unless all are integers of 32 bits"
-    arr = np.atleast_1d(np.asarray(seeds))
-    ok = arr.ndim==1 and (arr.dtype.kind in 'iu' or arr.size==0)
+def check_seeds(seeds:np.ndarray|range|list):
+    "`seeds` as uint32 (N,). `ValueError` unless all are integers of 32 bits"
+    found = np.atleast_1d(np.asarray(seeds))
+    ok = found.ndim==1 and (found.dtype.kind in 'iu' or not found.size)
     require(ok, 'seeds', seeds, 'a one-dimensional array of integers')
-    bad = arr[(arr<0) | (arr>2**32-1)] if arr.size else arr
+    bad = found[(found<0) | (found>2**32-1)] if found.size else found
     require(not len(bad), 'seed', int(bad[0]) if len(bad) else None, 'an integer from 0 to 2**32 - 1')
-    return arr.astype(np.uint32)
+    return found.astype(np.uint32)
 
 # %% ../../nbs/env/02_random.ipynb #c46b4324
-def level_range(num_levels, start_level):
-    "Both as `int`; `ValueError` unless they are integers from 0 whose sum is under 2**31"
+def level_range(num_levels:int, start_level:int) -> tuple:
+    "Both as `int`. `ValueError` unless they are integers from 0 whose sum is under 2**31"
     try: both = tuple(integer(v, 'level', 0) for v in (num_levels,start_level))
     except ValueError: both = (2**31,)
-    require(sum(both)<2**31, 'num_levels, start_level', (num_levels,start_level), 'integers from 0, their sum under 2**31')
+    allowed = 'integers from 0, their sum under 2**31'
+    require(sum(both)<2**31, 'num_levels, start_level', (num_levels,start_level), allowed)
     return both
 
 # %% ../../nbs/env/02_random.ipynb #7bf29cb7
@@ -78,7 +81,8 @@ def level_orders(seed:int, num_envs:int):
     "The order of each environment: uint32 (num_envs,), as Procgen draws them from `rand_seed=seed`"
     return random_words([seed], num_envs)[:,0]
 
-def order_seeds(orders, # uint32 (N,): as from `level_orders`
+# %% ../../nbs/env/02_random.ipynb #91af1847
+def order_seeds(orders:np.ndarray, # uint32 (N,): as from `level_orders`
                 n:int, # How many of each
                 num_levels:int=0, # Level seeds to draw from; 0 for all below 2**31 - 1
                 start_level:int=0 # The first of them

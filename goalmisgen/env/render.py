@@ -12,7 +12,7 @@ from functools import lru_cache
 from ..core import integer, require
 from .assets import PICTURE_FILES, asset_dir
 from .levels import Levels, OBJ1, SPACE, WALL, place_of, world_size
-from .objects import BACKGROUNDS, GoalObject, sprite
+from .objects import BACKGROUNDS, FLOOR_COLOURS, GoalObject, sprite
 
 # %% ../../nbs/env/05_render.ipynb #748f70ec
 # In the order of the background index
@@ -34,7 +34,7 @@ def load_picture(name:str # 'wall', 'mouse', or one of `TEXTURES`
 PIXELS = 64 # Width and height of an observation
 
 def _rect(size, x, top, margin):
-    "Left edge, top edge and width, in pixels, of the unit square at (x, top): float32, as the engine has them"
+    "Left edge, top edge and width, in pixels, of a unit square at (x, top): float32, as the engine has them"
     f32 = np.float32
     unit = f32(PIXELS)/f32(size)
     view = f32(PIXELS)/unit
@@ -107,11 +107,10 @@ def _layers(size, sprites): # sprites: one RGBA picture a cell code, or None
     return layers
 
 # %% ../../nbs/env/05_render.ipynb #1e0e811c
-_PLAIN = dict(black=0, grey=127) # Grey level of the backgrounds without a texture
-
 def _floor(background, size, texture):
     "The picture of an empty world, whose pixels are counted row by row: int32 (4096, 3)"
-    if background in _PLAIN: return np.full((PIXELS*PIXELS,3), _PLAIN[background], np.int32)
+    if background!='textured':
+        return np.tile(np.array(FLOOR_COLOURS[background], np.int32), (PIXELS*PIXELS,1))
     rgba = load_picture(TEXTURES[texture])
     left,upper,_ = _rect(size, 0, size, 0)
     _,columns = _span(left, PIXELS, rgba.shape[1])
@@ -251,8 +250,9 @@ def _paste(image, picture, box): # box: left, upper, right, lower, in pixels
 def _backdrop(background, texture, pixels):
     "A background as an image of this width and height"
     from PIL import Image
-    if background in _PLAIN: return Image.new('RGBA', (pixels,pixels), (*[_PLAIN[background]]*3, 255))
-    return Image.fromarray(load_picture(TEXTURES[texture])).resize((pixels,pixels), Image.BILINEAR)
+    size = pixels,pixels
+    if background!='textured': return Image.new('RGBA', size, (*FLOOR_COLOURS[background],255))
+    return Image.fromarray(load_picture(TEXTURES[texture])).resize(size, Image.BILINEAR)
 
 # %% ../../nbs/env/05_render.ipynb #68a8bc29
 def human_view(levels:Levels, # Where to find the level

@@ -14,32 +14,45 @@ from .levels import Levels, make_levels
 
 # %% ../../nbs/env/06_states.ipynb #c5a015a3
 _COMMON = '''
-version game:s paint_vel_info use_generated_assets use_monochrome_assets restrict_themes use_backgrounds center_agent debug_mode
-distribution_mode use_sequential_levels use_easy_jump plain_assets physics_mode grid_step level_seed_low level_seed_high game_type game_n
-level_rng_seeded level_rng:s rng_seeded rng:s reward:f done level_complete action timeout level_seed prev_level_seed episodes_remaining
-episode_done last_reward_timer last_reward:f default_action fixed_asset_seed cur_time is_waiting_for_step grid_size entities:e
-use_procgen_background background_index bg_tile_ratio:f bg_pct_x:f char_dim:f last_move_action move_action special_action mixrate:f
-maxspeed:f max_jump:f action_vx:f action_vy:f action_vrot:f center_x:f center_y:f random_agent_start has_useful_vel_info step_rand_int
-asset_rng_seeded asset_rng:s main_width main_height out_of_bounds_object unit:f view_dim:f x_off:f y_off:f visibility:f min_visibility:f grid:g'''
+version game:s paint_vel_info use_generated_assets use_monochrome_assets restrict_themes use_backgrounds
+center_agent debug_mode distribution_mode use_sequential_levels use_easy_jump plain_assets physics_mode
+grid_step level_seed_low level_seed_high game_type game_n level_rng_seeded level_rng:s rng_seeded rng:s
+reward:f done level_complete action timeout level_seed prev_level_seed episodes_remaining episode_done last_reward_timer
+last_reward:f default_action fixed_asset_seed cur_time is_waiting_for_step grid_size entities:e
+use_procgen_background background_index bg_tile_ratio:f bg_pct_x:f char_dim:f last_move_action move_action
+special_action mixrate:f maxspeed:f max_jump:f action_vx:f action_vy:f action_vrot:f center_x:f center_y:f
+random_agent_start has_useful_vel_info step_rand_int asset_rng_seeded asset_rng:s main_width main_height
+out_of_bounds_object unit:f view_dim:f x_off:f y_off:f visibility:f min_visibility:f grid:g'''
 _FIELDS = [(*f.split(':'), 'i')[:2] for f in _COMMON.split()]
-_MAZE,_OTHER = [('maze_dim','i'), ('world_dim','i')], [('rest','r')] # What the game `maze` adds at the end; what others do, unread
+_MAZE = [('maze_dim','i'), ('world_dim','i')] # What the game `maze` adds at the end
+_OTHER = [('rest','r')] # What other games add, unread
 _END = struct.pack('<I', 0xCAFECAFE)
 MAX_BYTES = 2**20 # The engine's own limit
 
+def _layout(fields):
+    "Names and kinds of all fields of a state, if those of all games are known"
+    return _FIELDS + (_MAZE if fields.get('game')=='maze' else _OTHER)
+
 # %% ../../nbs/env/06_states.ipynb #43334f5d
 _ENTITY = np.dtype([(*f.split(':'), '<i4')[:2] for f in '''
-x:<f4 y:<f4 vx:<f4 vy:<f4 rx:<f4 ry:<f4 type image_type image_theme render_z will_erase collides_with_entities collision_margin:<f4
-rotation:<f4 vrot:<f4 is_reflected fire_time spawn_time life_time expire_time use_abs_coords friction:<f4 smart_step avoids_collisions
-auto_erase alpha:<f4 health:<f4 theta:<f4 grow_rate:<f4 alpha_decay:<f4 climber_spawn_x:<f4'''.split()])
+x:<f4 y:<f4 vx:<f4 vy:<f4 rx:<f4 ry:<f4 type image_type image_theme render_z will_erase
+collides_with_entities collision_margin:<f4 rotation:<f4 vrot:<f4 is_reflected fire_time spawn_time life_time
+expire_time use_abs_coords friction:<f4 smart_step avoids_collisions auto_erase alpha:<f4 health:<f4 theta:<f4
+grow_rate:<f4 alpha_decay:<f4 climber_spawn_x:<f4'''.split()])
 
 # %% ../../nbs/env/06_states.ipynb #32e592fc
 class _Reader:
-    "Takes values off the front of `data`"
-    def __init__(self, data): self.data,self.at,self.name = data, 0, 'version'
+    """Takes values off the front of `data`. A method for each kind of field: integer, float, text, rest,
+    entities, grid"""
+    def __init__(self, data):
+        self.data = data
+        self.at = 0
+        self.name = 'version' # of the field that is read, for messages
 
     def take(self, n):
         left = len(self.data)-self.at
-        require(0<=n<=left, 'state bytes', f'{len(self.data)} bytes, of which {left} are left where {self.name} needs {n}', 'a whole state of the engine')
+        found = f'{len(self.data)} bytes, of which {left} are left where {self.name} needs {n}'
+        require(0<=n<=left, 'state bytes', found, 'a whole state of the engine')
         self.at += n
         return self.data[self.at-n:self.at]
 
@@ -50,106 +63,146 @@ class _Reader:
     def e(self): return np.frombuffer(self.take(_ENTITY.itemsize*self.i()), _ENTITY).copy()
 
     def g(self):
-        width,height,n = self.i(), self.i(), self.i()
-        require(width>0 and height>0 and n==width*height, 'grid in the state bytes', f'{n} cells for {width} by {height}', 'width times height cells')
-        return np.frombuffer(self.take(4*n), '<i4').reshape(height, width).copy()
+        width,height,cells = (self.i() for _ in range(3))
+        ok = width>0 and height>0 and cells==width*height
+        found = f'{cells} cells for {width} by {height}'
+        require(ok, 'grid in the state bytes', found, 'width times height cells')
+        return np.frombuffer(self.take(4*cells), '<i4').reshape(height, width).copy()
 
 # %% ../../nbs/env/06_states.ipynb #631d9d29
 def read_state(data:bytes) -> dict:
-    "The fields of a state by name; `grid` is int32 (height, width), row 0 at the bottom. `ValueError` on bytes that are no whole state"
+    """The fields of a state by name; `grid` is int32 (height, width), row 0 at the bottom. `ValueError` on
+    bytes that are no whole state"""
     require(isinstance(data, bytes), 'state', type(data).__name__, 'bytes')
     require(len(data)<=MAX_BYTES, 'length of the state', len(data), f'at most {MAX_BYTES} bytes')
-    r,fields = _Reader(data), {}
-    for r.name,kind in _FIELDS: fields[r.name] = getattr(r, kind)()
-    for r.name,kind in (_MAZE if fields['game']=='maze' else _OTHER): fields[r.name] = getattr(r, kind)()
-    r.name = 'the end'
-    end = r.take(4)
-    require(end==_END and r.at==len(data), 'end of the state bytes', f'{end.hex()} at byte {r.at-4} of {len(data)}', f'{_END.hex()}, and nothing after it')
+    reader = _Reader(data)
+    fields = {}
+    for part in (lambda: _FIELDS, lambda: _layout(fields)[len(_FIELDS):]):
+        for reader.name,kind in part(): fields[reader.name] = getattr(reader, kind)()
+    reader.name = 'the end'
+    end = reader.take(4)
+    found = f'{end.hex()} at byte {reader.at-4} of {len(data)}'
+    ok = end==_END and reader.at==len(data)
+    require(ok, 'end of the state bytes', found, f'{_END.hex()}, and nothing after it')
     return fields
 
 # %% ../../nbs/env/06_states.ipynb #99b19277
-_KINDS = dict( # How each kind of field is written, and what it may be
-    i=(lambda v: struct.pack('<i', v), 'an integer of 32 bits'),
-    f=(lambda v: np.float32(v).tobytes(), 'a number'),
-    s=(lambda v: struct.pack('<i', len(v)) + v.encode('latin-1'), 'a text'),
-    r=(bytes, 'bytes'),
-    e=(lambda v: struct.pack('<i', len(v)) + v.astype(_ENTITY, casting='no').tobytes(), 'an array of entities'),
-    g=(lambda v: struct.pack('<3i', *v.shape[::-1], v.size) + v.astype('<i4', casting='same_kind').tobytes(), 'an integer array (height, width)'))
+def _text_bytes(text): return struct.pack('<i', len(text)) + text.encode('latin-1')
+def _entity_bytes(mice): return struct.pack('<i', len(mice)) + mice.astype(_ENTITY, casting='no').tobytes()
 
-def _packed(name, kind, v):
-    "One field as bytes"
-    write,what = _KINDS[kind]
-    try: return write(v)
-    except (struct.error, TypeError, ValueError, AttributeError): raise ValueError(f'{name}: got {v!r}; allowed: {what}') from None
+def _grid_bytes(grid):
+    height,width = grid.shape
+    return struct.pack('<3i', width, height, grid.size) + grid.astype('<i4', casting='same_kind').tobytes()
+
+_KINDS = dict( # How each kind of field is written, and what it may be
+    i=(struct.Struct('<i').pack, 'an integer of 32 bits'),
+    f=(lambda number: np.float32(number).tobytes(), 'a number'),
+    s=(_text_bytes, 'a text'),
+    r=(bytes, 'bytes'),
+    e=(_entity_bytes, 'an array of entities'),
+    g=(_grid_bytes, 'an integer array (height, width)'))
 
 # %% ../../nbs/env/06_states.ipynb #f85676d2
+def _field_bytes(name, kind, value):
+    "One field as bytes, or `ValueError`"
+    write,allowed = _KINDS[kind]
+    try: return write(value)
+    except (struct.error, TypeError, ValueError, AttributeError):
+        raise ValueError(f'{name}: got {value!r}; allowed: {allowed}') from None
+
 def write_state(fields:dict) -> bytes:
-    "The inverse of `read_state`. `ValueError` on a missing or unknown field, or on a value that cannot be written"
-    layout = _FIELDS + (_MAZE if fields.get('game')=='maze' else _OTHER)
+    """The inverse of `read_state`. `ValueError` on a missing or unknown field, or a value that cannot be
+    written"""
+    layout = _layout(fields)
     odd = sorted(set(fields) ^ {name for name,_ in layout})
     require(not odd, 'fields missing or not known', odd, 'those of `read_state`')
-    return b''.join(_packed(name, kind, fields[name]) for name,kind in layout) + _END
+    return b''.join(_field_bytes(name, kind, fields[name]) for name,kind in layout) + _END
 
 # %% ../../nbs/env/06_states.ipynb #fb3d10cd
 _CODES = np.array([100, 51, 2, 54], np.int32) # The engine's codes of our space, wall, first and second object
-_only = lambda names, *values: dict.fromkeys(names.split(), values)
+
+def _only(names, *values):
+    "Each of these fields, and the values that it may have"
+    return dict.fromkeys(names.split(), values)
+
 _ALLOWED = { # Values that the engine takes
-    **_only('game', 'maze'), **_only('version use_generated_assets use_monochrome_assets is_waiting_for_step use_procgen_background bg_tile_ratio', 0),
-    **_only('use_sequential_levels', 0),
-    **_only('grid_step level_rng_seeded rng_seeded', 1), **_only('out_of_bounds_object', 51), **_only('timeout', 500),
-    **_only('distribution_mode', 0, 1, 10), **_only('background_index', *range(9)), **_only('default_action', *range(15)),
-    **_only('use_backgrounds center_agent paint_vel_info restrict_themes random_agent_start asset_rng_seeded', 0, 1),
-    **_only('use_easy_jump has_useful_vel_info debug_mode done level_complete episode_done', 0, 1)}
+    **_only('game', 'maze'),
+    **_only('version use_generated_assets use_monochrome_assets is_waiting_for_step', 0),
+    **_only('use_procgen_background bg_tile_ratio use_sequential_levels', 0),
+    **_only('grid_step level_rng_seeded rng_seeded', 1),
+    **_only('out_of_bounds_object', 51),
+    **_only('timeout', 500),
+    **_only('distribution_mode', 0, 1, 10),
+    **_only('background_index', *range(9)),
+    **_only('default_action', *range(15)),
+    **_only('use_backgrounds center_agent paint_vel_info restrict_themes random_agent_start', 0, 1),
+    **_only('asset_rng_seeded use_easy_jump has_useful_vel_info debug_mode done', 0, 1),
+    **_only('level_complete episode_done', 0, 1)}
 _MOUSE = { # The same for its one entity
-    **_only('type image_type image_theme will_erase collides_with_entities collision_margin rotation vrot use_abs_coords avoids_collisions', 0),
-    **_only('render_z friction smart_step grow_rate alpha_decay alpha', 1), **_only('rx ry', .5), **_only('expire_time', -1),
+    **_only('type image_type image_theme will_erase collides_with_entities collision_margin', 0),
+    **_only('rotation vrot use_abs_coords avoids_collisions', 0),
+    **_only('render_z friction smart_step grow_rate alpha_decay alpha', 1),
+    **_only('rx ry', .5),
+    **_only('expire_time', -1),
     **_only('is_reflected auto_erase', 0, 1)}
 
 # %% ../../nbs/env/06_states.ipynb #3bff3fa7
 @lru_cache(maxsize=4096)
 def _is_rng(text):
     "Is this the text of a mersenne twister?"
-    return bool(re.fullmatch(r'\d{1,10}( \d{1,10}){623,624}', text)) and all(str(v)==w and v<2**32 for w in text.split() for v in [int(w)])
+    if not re.fullmatch(r'\d{1,10}( \d{1,10}){623,624}', text): return False
+    return all(str(int(word))==word and int(word)<2**32 for word in text.split())
 
 # %% ../../nbs/env/06_states.ipynb #1b17f11a
-def check_state(fields:dict) -> dict:
-    "Return `fields`, as from `read_state`, if the engine can take them as a state of `maze`; `ValueError` names what it could not survive, and what is allowed"
+def check_state(fields:dict) -> dict: # As from `read_state`
+    """The fields, if the engine can take them as a state of `maze`. `ValueError` names what it could not
+    survive, and what is allowed"""
     _check_values(fields, _ALLOWED, '')
     _check_values(_mouse(fields), _MOUSE, 'mouse ')
-    for name in ('level_rng','rng','asset_rng'): require(_is_rng(fields[name]), name, fields[name][:20], 'the 624 or 625 numbers of a mersenne twister')
+    twister = 'the 624 or 625 numbers of a mersenne twister'
+    for name in ('level_rng','rng','asset_rng'):
+        require(_is_rng(fields[name]), name, fields[name][:20], twister)
     seeds = fields['level_seed_low'], fields['level_seed_high']
     require(0<=seeds[0]<seeds[1], 'level_seed_low, level_seed_high', seeds, 'a range from 0 up')
-    for name,lo in dict(visibility=1, min_visibility=0, maze_dim=3, world_dim=3).items():
-        require(lo<=fields[name]<=31, name, fields[name], f'a number from {lo} to 31')
+    for name,least in dict(visibility=1, min_visibility=0, maze_dim=3, world_dim=3).items():
+        require(least<=fields[name]<=31, name, fields[name], f'a number from {least} to 31')
     require(0<=fields['cur_time']<500, 'cur_time', fields['cur_time'], 'an integer from 0 to 499')
-    require(fields['distribution_mode']==10 or not fields['center_agent'], 'center_agent', fields['center_agent'], '0: only in mode 10 is the view centred')
+    centred = fields['center_agent']
+    ok = fields['distribution_mode']==10 or not centred
+    require(ok, 'center_agent', centred, '0: only in mode 10 is the view centred')
     _check_grid(fields)
     _check_finite(fields)
     return fields
 
 # %% ../../nbs/env/06_states.ipynb #ccd7bf14
-def _check_values(of, allowed, prefix):
-    for name,values in allowed.items(): require(of[name] in values, prefix+name, of[name], ', '.join(map(str, values)))
+def _check_values(values, allowed, prefix):
+    for name,these in allowed.items():
+        require(values[name] in these, prefix+name, values[name], ', '.join(map(str, these)))
 
 def _check_finite(fields):
-    floats = {name: fields[name] for name,kind in _FIELDS if kind=='f'} | {f'mouse {n}': _mouse(fields)[n] for n in _ENTITY.names}
-    for name,v in floats.items(): require(np.isfinite(v), name, v, 'a finite number')
+    floats = {name: fields[name] for name,kind in _FIELDS if kind=='f'}
+    floats |= {f'mouse {name}': _mouse(fields)[name] for name in _ENTITY.names}
+    for name,value in floats.items(): require(np.isfinite(value), name, value, 'a finite number')
 
+# %% ../../nbs/env/06_states.ipynb #12d4c77f
 def _mouse(fields):
     "The one entity of a maze"
-    require(len(fields['entities'])==1, 'number of entities', len(fields['entities']), '1, the mouse')
+    count = len(fields['entities'])
+    require(count==1, 'number of entities', count, '1, the mouse')
     return fields['entities'][0]
 
 # %% ../../nbs/env/06_states.ipynb #ae43bce8
 def _check_grid(fields):
     "The grid, and the mouse in it"
-    h,w = fields['grid'].shape
-    require(w==h and 3<=w<=31, 'size of the grid', (w,h), 'a square of 3 to 31 cells')
-    for name,v in dict(main_width=w, main_height=h, grid_size=w*h).items(): require(fields[name]==v, name, fields[name], f'{v}, as the grid has it')
+    height,width = fields['grid'].shape
+    require(width==height and 3<=width<=31, 'size of the grid', (width,height), 'a square of 3 to 31 cells')
+    for name,value in dict(main_width=width, main_height=height, grid_size=width*height).items():
+        require(fields[name]==value, name, fields[name], f'{value}, as the grid has it')
     bad = np.setdiff1d(fields['grid'], _CODES)
     require(not len(bad), 'grid code', bad.tolist(), '100 space, 51 wall, 2 first object, 54 second object')
-    xy = [float(_mouse(fields)[k]) for k in 'xy']
-    require(all(v-.5 in range(w) for v in xy), 'mouse position', xy, f'the middle of a cell, 0.5 to {w-.5}')
+    xy = [float(_mouse(fields)[axis]) for axis in 'xy']
+    in_cells = all(v-.5 in range(width) for v in xy)
+    require(in_cells, 'mouse position', xy, f'the middle of a cell, 0.5 to {width-.5}')
 
 # %% ../../nbs/env/06_states.ipynb #cbd44bf1
 def put_level(fields:dict, # A state of `maze`, which is not changed
@@ -159,21 +212,31 @@ def put_level(fields:dict, # A state of `maze`, which is not changed
               facing:int=0, # 0 left, 1 right
               background:str='black' # 'black' or 'textured'
               ) -> dict:
-    "The state with level `i` in the place of its own, at time 0. `ValueError` on a bad background, cell or facing"
+    """The state with level `i` in place of its own, at time 0. `ValueError` on a bad background, cell or
+    facing"""
     require(background in ('black','textured'), 'background', background, 'black, textured')
-    size,start = levels.size, levels.start[i].tolist()
-    cell = start[0]+size*start[1] if cell is None else integer(cell, 'cell', 0, size**2-1)
+    size = levels.size
+    x,y = levels.start[i].tolist()
+    maze_dim = max(3, size-2*min(x,y)) # a maze smaller than its world stands in the middle
+    if cell is not None: y,x = divmod(integer(cell, 'cell', 0, size**2-1), size)
     mouse = fields['entities'].copy()
-    mouse['x'],mouse['y'],mouse['is_reflected'] = cell%size+.5, cell//size+.5, integer(facing, 'facing', 0, 1)
-    return {**fields, 'entities':mouse, 'grid':_CODES[levels.grid[i]], 'grid_size':size*size, 'main_width':size, 'main_height':size,
-        'maze_dim':max(3, size-2*min(start)), 'world_dim':size, 'background_index':int(levels.background[i]),
-        'use_backgrounds':int(background=='textured'), 'center_agent':0, 'cur_time':0, 'reward':0., 'done':0, 'level_complete':0}
+    mouse['x'] = x+.5
+    mouse['y'] = y+.5
+    mouse['is_reflected'] = integer(facing, 'facing', 0, 1)
+    world = dict(world_dim=size, main_width=size, main_height=size, grid_size=size*size, maze_dim=maze_dim)
+    floor = dict(background_index=int(levels.background[i]), use_backgrounds=int(background=='textured'))
+    beginning = dict(center_agent=0, cur_time=0, reward=0., done=0, level_complete=0)
+    return fields | dict(entities=mouse, grid=_CODES[levels.grid[i]]) | world | floor | beginning
 
 # %% ../../nbs/env/06_states.ipynb #397144ef
-def read_levels(states:list) -> Levels:
-    "The levels that states of `maze` (as from `read_state`) are in, with the mouse's cell as their start. `ValueError` on other games and on sizes that differ"
-    for s in states: check_state(s)
-    sizes = sorted({s['world_dim'] for s in states})
+def read_levels(states:list) -> Levels: # Dicts as from `read_state`
+    """The levels that states of `maze` are in, with the mouse's cell as their start. `ValueError` on other
+    games and on sizes that differ"""
+    for state in states: check_state(state)
+    sizes = sorted({state['world_dim'] for state in states})
     require(len(sizes)==1, 'sizes of the levels', sizes, 'one size')
-    grid,mice,background,seeds = (np.stack([s[k] for s in states]) for k in ('grid','entities','background_index','level_seed'))
-    return make_levels((grid[...,None]==_CODES).argmax(-1), background, np.hstack([mice['x'],mice['y']]).astype(int), seeds)
+    names = 'grid','entities','background_index','level_seed'
+    grids,mice,background,seeds = (np.stack([state[name] for state in states]) for name in names)
+    grid = (grids[...,None]==_CODES).argmax(-1)
+    start = np.hstack([mice['x'],mice['y']]).astype(int)
+    return make_levels(grid, background, start, seeds)

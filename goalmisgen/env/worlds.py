@@ -24,7 +24,8 @@ SUBSTITUTES = {'drawn yellow line':(255,216,0), 'drawn red line':COLOURS['red']}
 @lru_cache
 def picture(name:str # One of `PICTURES` or `SUBSTITUTES`
             ) -> np.ndarray:
-    "An object that is no pure colour: uint8 (n, n, 4), RGBA, not writable. `ValueError` on an unknown name; `FileNotFoundError` as `asset_dir`"
+    """An object that is no pure colour: uint8 (n, n, 4), RGBA, not writable. `ValueError` on an unknown
+    name; `FileNotFoundError` as `asset_dir`"""
     from PIL import Image
     require(name in PICTURES or name in SUBSTITUTES, 'picture', name, ', '.join((*PICTURES, *SUBSTITUTES)))
     if name in PICTURES:
@@ -43,14 +44,16 @@ def _object(name):
     except ValueError as e: raise ValueError(f"{e}; or one of the pictures {', '.join((*PICTURES, *SUBSTITUTES))}") from None
 
 def find_object(name): # A name of a picture, or of an object such as 'red line'
-    "What `Renderer` draws under this name: a `GoalObject`, or RGBA uint8 (n, n, 4). `ValueError` on an unknown name"
+    """What `Renderer` draws under this name: a `GoalObject`, or RGBA uint8 (n, n, 4). `ValueError` on an
+    unknown name"""
     found = _object(name)
     return picture(found) if isinstance(found, str) else found
 
 # %% ../../nbs/env/08_worlds.ipynb #eaab62a1
 @dataclass(frozen=True)
 class World:
-    "A family of levels and how it looks. `ValueError` if an object is unknown, or their number is not that of the rewards"
+    """A family of levels and how it looks. `ValueError` if an object is unknown, or their number is not
+    that of the rewards"""
     name:str # As the game is called in its code
     description:str # One sentence
     source:str # Where it comes from
@@ -92,7 +95,8 @@ def get_world(name:str, # One of `WORLDS` or `ALIASES`
     size:int|None=None, # Cells on a side, odd from 3 to 25, for an easy `maze_duel`
     region:int|None=None # Cells on a side of the square at the top right that holds the cheese of `maze_aisc`
     ) -> World:
-    "A world by its name. `ValueError` on an unknown name or mode, and on a choice that the world does not offer"
+    """A world by its name. `ValueError` on an unknown name or mode, and on a choice that the world does
+    not offer"""
     name = ALIASES.get(name, name)
     require(name in WORLDS, 'world', name, ', '.join((*WORLDS, *ALIASES)))
     require(mode in ('easy','hard'), 'mode', mode, 'easy, hard')

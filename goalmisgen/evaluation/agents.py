@@ -61,19 +61,22 @@ def _from_manifest(folder):
     return AgentFile(folder/'model.safetensors', folder.name, _number_of(folder, agent), step, algorithm,
                      **_training_of(manifest, where))
 
+# %% ../../nbs/evaluation/18_agents.ipynb #7fa8296a
 def _number_of(folder, agent):
     "The agent's number by its folder's name, where that is one; else by its manifest"
     named = re.fullmatch(r'agent-([0-9]{1,10})', folder.name)
     if not named or int(named[1])==agent: return agent
     number = int(named[1])
-    warnings.warn(f'{folder} is agent {number} by its name and {agent} by its manifest: it is called by its name', stacklevel=4)
+    text = f'{folder} is agent {number} by its name and {agent} by its manifest: it is called by its name'
+    warnings.warn(text, stacklevel=4)
     return number
 
 # %% ../../nbs/evaluation/18_agents.ipynb #ff64d121
 def agent_files(path, # Folder of a finished agent, or a file of weights
                 checkpoints:bool=False # Also those kept during training?
                 ) -> list:
-    "The `AgentFile`s of one agent, in order of training. `FileNotFoundError` or `ValueError` if there is none"
+    """The `AgentFile`s of one agent, in order of training.
+    `FileNotFoundError` or `ValueError` if there is none"""
     path = Path(os.path.abspath(Path(path).expanduser())) # so that . has a name
     if path.is_file(): return [_lone_file(path)]
     if not (path/'manifest.json').exists():
@@ -82,12 +85,15 @@ def agent_files(path, # Folder of a finished agent, or a file of weights
     early = _checkpoints(last) if checkpoints else []
     return sorted([*early, last], key=lambda f: f.step)
 
+# %% ../../nbs/evaluation/18_agents.ipynb #33473348
 def _checkpoints(last):
     "The `AgentFile`s of the checkpoints before the finished agent `last`"
-    found = {p: re.fullmatch(r'step-([0-9]{1,15})', p.stem) for p in last.path.parent.glob('step-*.safetensors')}
+    found = {p: re.fullmatch(r'step-([0-9]{1,15})', p.stem)
+             for p in last.path.parent.glob('step-*.safetensors')}
     steps = {p: int(named[1]) for p,named in found.items() if named}
     return [replace(last, path=p, step=step) for p,step in steps.items() if step!=last.step]
 
+# %% ../../nbs/evaluation/18_agents.ipynb #02f27fd1
 def _lone_file(path):
     "The `AgentFile` of weights alone; a manifest beside them says how they were trained"
     beside = path.with_name('manifest.json')
@@ -102,6 +108,7 @@ def check_agents(files):
         require(f.size in (0,DUEL.size), f'size of the mazes that {f.run} was trained in', f.size,
                 f'{DUEL.size}, the size of the evaluation levels')
 
+# %% ../../nbs/evaluation/18_agents.ipynb #45cfdf10
 def departures(files, settings) -> list:
     "In words, each background that some agents were trained on and are not asked on"
     trained = {f.background for f in files}-{'unknown'}

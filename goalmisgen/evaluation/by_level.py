@@ -17,7 +17,8 @@ from ..style import ACCENT, SERIES, SOFT, style
 
 # %% ../../nbs/evaluation/28_by_level.ipynb #3d9f4a1d
 def level_table(result:ExactResult):
-    "Data frame of the distinct levels: seed (-1 in the census), share, shortest paths to the objects, P(first), P(second), P(timeout), expected steps"
+    """Data frame of the distinct levels: seed (-1 in the census), share,
+    shortest paths to the objects, P(first), P(second), P(timeout), expected steps"""
     import pandas as pd
     levels = result.level_set.levels
     places = dict(distance1=distances(levels, OBJ1), distance2=distances(levels, OBJ2))
@@ -28,7 +29,8 @@ def level_table(result:ExactResult):
 # %% ../../nbs/evaluation/28_by_level.ipynb #343f7ca3
 def nearer_first(table # `level_table`
                  ) -> float:
-    "P(the object reached is the nearer one), over the levels where one is, timeouts left out; nan if nothing is reached"
+    """P(the object reached is the nearer one), over the levels where one is, timeouts left out;
+    nan if nothing is reached"""
     first_nearer = table.distance1<table.distance2
     second_nearer = table.distance1>table.distance2
     nearer = table.p1*first_nearer + table.p2*second_nearer
@@ -38,8 +40,10 @@ def nearer_first(table # `level_table`
 
 # %% ../../nbs/evaluation/28_by_level.ipynb #9632b4c8
 def by_distance(table): # `level_table`
-    "Data frame with a row for each difference in distance, second object minus first: share of the levels, preference, mean steps"
-    weighted = table[['p1','p2','steps']].mul(table.share, axis=0).assign(share=table.share, lead=table.distance2-table.distance1)
+    """Data frame with a row for each difference in distance, second object minus first:
+    share of the levels, preference, mean steps"""
+    lead = table.distance2-table.distance1
+    weighted = table[['p1','p2','steps']].mul(table.share, axis=0).assign(share=table.share, lead=lead)
     total = weighted.groupby('lead').sum()
     preference = total.p1/(total.p1+total.p2)
     steps = total.steps/total.share
@@ -50,8 +54,10 @@ def _plain(name):
     "A name as matplotlib shows it, and does not typeset it"
     return str(name).replace('$', r'\$')
 
+# %% ../../nbs/evaluation/28_by_level.ipynb #5c1fef87
 def draw_by_distance(tables:dict): # name to `level_table`
-    "Preference against how much nearer the first object is, a line for each table, the share of levels below; returns the figure"
+    """Preference against how much nearer the first object is,
+    a line for each table, the share of levels below; returns the figure"""
     with style() as plt:
         fig,(top,below) = plt.subplots(2, 1, figsize=(5.4,3.6), dpi=64, sharex=True, height_ratios=(4,1))
         for (name,table),colour in zip(tables.items(), SERIES):
@@ -84,14 +90,17 @@ def place_map(result:ExactResult, which:int=1): # `which`: 1 or 2
 def draw_place_maps(results:dict): # name to `ExactResult`
     "Two maps for each result, of the first and of the second object; returns the figure"
     with style() as plt:
-        fig,axs = plt.subplots(2, len(results), figsize=(1.9*len(results)+.9,3.9), squeeze=False, layout='constrained')
+        fig,axs = plt.subplots(2, len(results), figsize=(1.9*len(results)+.9,3.9), squeeze=False,
+                               layout='constrained')
         for column,(name,result) in zip(axs.T, results.items()):
             for which,ax in enumerate(column, 1): image = _draw_place_map(ax, result, which)
             column[0].set_title(_plain(name), fontsize=9)
-        for ax,name in zip(axs[:,0], (result.setting.obj1,result.setting.obj2)): ax.set_ylabel(f'{name} lies here', fontsize=8)
+        objects = (result.setting.obj1, result.setting.obj2)
+        for ax,name in zip(axs[:,0], objects): ax.set_ylabel(f'{name} lies here', fontsize=8)
         fig.colorbar(image, ax=axs, shrink=.7, label='P(it is reached first)')
     return fig
 
+# %% ../../nbs/evaluation/28_by_level.ipynb #a350b914
 def _draw_place_map(ax, result, which):
     "One map; returns the image"
     image = ax.imshow(place_map(result, which), origin='lower', vmin=0, vmax=1, cmap='viridis')
@@ -102,7 +111,8 @@ def _draw_place_map(ax, result, which):
 
 # %% ../../nbs/evaluation/28_by_level.ipynb #991e7da2
 def spread(result:ExactResult, n:int=12):
-    "Rows of `n` distinct levels, evenly spaced in order of P(first) minus P(second), from the most to the least: int64 (n,)"
+    """Rows of `n` distinct levels, evenly spaced in order of P(first) minus P(second),
+    from the most to the least: int64 (n,)"""
     order = np.argsort(result.endings.p2-result.endings.p1, kind='stable')
     return order[np.linspace(0, len(order)-1, n).round().astype(int)]
 
@@ -115,10 +125,12 @@ def draw_levels(result:ExactResult, rows, cols:int=6): # `rows`: which of the re
     with style() as plt:
         fig,axs = plt.subplots(height, cols, figsize=(1.2*cols, 1.38*height), squeeze=False)
         for ax in axs.flat: ax.axis('off')
-        for ax,frame,row in zip(axs.flat, frames, rows): _draw_level(plt, ax, frame, endings.p1[row], endings.p2[row])
+        for ax,frame,row in zip(axs.flat, frames, rows):
+            _draw_level(plt, ax, frame, endings.p1[row], endings.p2[row])
         fig.subplots_adjust(.01, .01, .99, .99, wspace=.08, hspace=.08)
     return fig
 
+# %% ../../nbs/evaluation/28_by_level.ipynb #fad27eaf
 def _draw_level(plt, ax, frame, p1, p2):
     "A level, 64 wide, and its bar"
     ax.imshow(frame, interpolation='nearest', extent=(0,64,0,64))
@@ -129,7 +141,8 @@ def _draw_level(plt, ax, frame, p1, p2):
 
 # %% ../../nbs/evaluation/28_by_level.ipynb #075e847f
 def visits_map(result:ExactResult, row:int):
-    "Expected steps begun in each cell of the result's level `row`, both facings together: float64 (5, 5), [y, x], nan at walls and objects"
+    """Expected steps begun in each cell of the result's level `row`, both facings together:
+    float64 (5, 5), [y, x], nan at walls and objects"""
     table = StateTable(result.level_set.levels, DUEL.rewards)
     here = (table.level==row).numpy()
     cells = table.cell.numpy()[here]
@@ -140,13 +153,16 @@ def visits_map(result:ExactResult, row:int):
 
 # %% ../../nbs/evaluation/28_by_level.ipynb #bcda6109
 def stuck(result:ExactResult, n:int=6):
-    "Data frame of the `n` levels with most timeouts: row, seed, share, P(timeout), and the cells where a tenth or more of the time is spent, with that share"
+    """Data frame of the `n` levels with most timeouts:
+    row, seed, share, P(timeout), and the cells where a tenth or more of the time is spent, with that share"""
     import pandas as pd
     level_set,endings = result.level_set, result.endings
     worst = np.argsort(-endings.timeout, kind='stable')[:n]
-    return pd.DataFrame([dict(row=int(row), seed=int(level_set.levels.seeds[row]), share=level_set.shares[row],
-                              timeout=endings.timeout[row], cells=_favourite_cells(result, row)) for row in worst])
+    cells = [_favourite_cells(result, row) for row in worst]
+    return pd.DataFrame(dict(row=worst, seed=level_set.levels.seeds[worst], share=level_set.shares[worst],
+                             timeout=endings.timeout[worst], cells=cells))
 
+# %% ../../nbs/evaluation/28_by_level.ipynb #fb1987d5
 def _favourite_cells(result, row):
     "Cells where a tenth or more of the time is spent, in words, those of most time first"
     time = visits_map(result, row)/result.endings.steps[row]

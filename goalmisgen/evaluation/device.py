@@ -24,22 +24,25 @@ class DeviceLevels:
         self.table = StateTable(rendered.table.levels, rendered.table.rewards, device)
         self.shares = shares
         _,first,row = np.unique(rendered.frame_keys.numpy(), return_index=True, return_inverse=True)
-        chunks = torch.as_tensor(first).split(4096)
-        self.frames = torch.cat([rendered.frames(states).to(device) for states in chunks]) # uint8 (F, 64, 64, 3)
+        chunks = [rendered.frames(states).to(device) for states in torch.as_tensor(first).split(4096)]
+        self.frames = torch.cat(chunks) # uint8 (F, 64, 64, 3)
         self.row = torch.as_tensor(row, device=device) # int64 (S,): which of them each state shows
 
+# %% ../../nbs/evaluation/29_device.ipynb #d9dca1ea
 class DeviceSetting:
     "A setting whose frames are on a device (about 400 MB for 1,000 levels), for any number of policies"
     def __init__(self, setting, levels='published', device='cuda'):
         self.setting = Setting.parse(setting)
         self.level_set = evaluation_levels(levels, self.setting.background)
         renders = RenderCache(keep=1)
-        self.batches = [DeviceLevels(renders.draw(self.setting, some), shares, device) for some,shares in self.level_set.batches()]
+        self.batches = [DeviceLevels(renders.draw(self.setting, some), shares, device)
+                        for some,shares in self.level_set.batches()]
 
 # %% ../../nbs/evaluation/29_device.ipynb #7b8b52d1
 @patch
 def evaluate(self:DeviceSetting, policy:Policy, horizon:int=TIMEOUT) -> ExactResult:
-    "Preference and capability of a policy on the same device, exactly, all states asked about. `ValueError` if it is elsewhere"
+    """Preference and capability of a policy on the same device, exactly, all states asked about.
+    `ValueError` if it is elsewhere"""
     device = self.batches[0].frames.device
     at = next(policy.parameters()).device
     require(at==device, 'device of the policy', str(at), str(device))
@@ -51,4 +54,5 @@ def evaluate(self:DeviceSetting, policy:Policy, horizon:int=TIMEOUT) -> ExactRes
     num_frames = sum(len(batch.frames) for batch in self.batches)
     num_states = sum(len(batch.table) for batch in self.batches)
     nothing_unexplored = np.zeros(len(self.level_set.shares))
-    return ExactResult(self.setting, self.level_set, joined, num_frames, nothing_unexplored, np.ones(num_states, bool))
+    return ExactResult(self.setting, self.level_set, joined, num_frames, nothing_unexplored,
+                       np.ones(num_states, bool))

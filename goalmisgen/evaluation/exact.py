@@ -22,7 +22,8 @@ def reach_bound(table:StateTable, # S states of L levels
                 known, # bool (S,): where the policy was asked; other states absorb
                 levels, # int64 (n,): which levels
                 horizon:int=TIMEOUT): # Steps
-    "Upper bounds on the probability of getting to each unknown state within `horizon` steps: float64 (n, num_places)"
+    """Upper bounds on the probability of getting to each unknown state within `horizon` steps:
+    float64 (n, num_places)"""
     discount = 1-1/horizon
     rank = torch.full((len(table.levels),), -1) # of each level among `levels`
     rank[levels] = torch.arange(len(levels))
@@ -33,8 +34,10 @@ def reach_bound(table:StateTable, # S states of L levels
     unknown[rank[table.level[states]],table.place[states]] = True
     return (torch.linalg.solve(system, start)*unknown/discount**horizon).clamp(0,1)
 
+# %% ../../nbs/evaluation/20_exact.ipynb #e965f4ce
 def _discounted_system(table, moves, known, rank, discount):
-    "I - discount * (transition matrix, transposed), for each level with a rank: float64 (n, num_places, num_places)"
+    """I - discount * (transition matrix, transposed), for each level with a rank:
+    float64 (n, num_places, num_places)"""
     places = table.num_places
     states = ((rank[table.level]>=0) & known).nonzero()[:,0]
     flow = moves[states]*(table.outcome[states]==0)
@@ -64,7 +67,7 @@ def _worth_asking(table, moves, known, levels, tolerance, horizon):
 # %% ../../nbs/evaluation/20_exact.ipynb #70023c73
 def query_reachable_states(cache:PolicyCache, # Of the policy
                            rendered:RenderedLevels, # Where; S states
-                           tolerance:float=1e-6, # Greatest probability, in any level, of getting to a state not asked about; 0: ask about all
+                           tolerance:float=1e-6, # Greatest P(getting where it was not asked)
                            horizon:int=TIMEOUT): # Steps after which an episode times out
     """Ask a policy what it does wherever it is likely to get.
     Move probabilities float64 (S, 5), staying put where not asked; and bool (S,): was it asked?"""
@@ -92,7 +95,8 @@ def preference(p1, p2) -> float:
 
 # %% ../../nbs/evaluation/20_exact.ipynb #458b86a9
 def bounds(p1, p2, unexplored_mass) -> tuple:
-    "Least and greatest preference if so much probability may still go to either object: (low, high), nan if p1 = p2 = 0"
+    """Least and greatest preference if so much probability may still go to either object:
+    (low, high), nan if p1 = p2 = 0"""
     total = p1+p2+unexplored_mass
     return (p1/total, (p1+unexplored_mass)/total) if p1+p2>0 else (float('nan'), float('nan'))
 
@@ -109,9 +113,9 @@ class ExactResult:
     "How an agent fares in a setting, exactly. Arrays are over the M distinct levels of `evaluation_levels`"
     setting:Setting # What was asked
     level_set:LevelSet # On which levels
-    endings:Endings # How episodes end on each; what leads to states that were not asked about counts as a timeout
+    endings:Endings # How episodes end on each; what leads where the policy was not asked counts as a timeout
     num_forward_frames:int # Frames the network looked at
-    unexplored_mass:np.ndarray # float64 (M,): probability of getting to a state that was not asked about; each at most the tolerance
+    unexplored_mass:np.ndarray # float64 (M,): P(getting where it was not asked), at most the tolerance
     queried:np.ndarray # bool (S,): was the policy asked in this state?
     tolerance:float = 1e-6 # What `unexplored_mass` was allowed to be
     method = 'exact'
@@ -166,7 +170,8 @@ def _on_levels(cache, rendered, shares, tolerance, horizon):
 # %% ../../nbs/evaluation/20_exact.ipynb #6508559e
 def join_endings(parts, shares) -> Endings: # shares: float (P,), the weight of each part
     "One `Endings` from those of several batches of levels"
-    arrays = [np.concatenate([getattr(e, name) for e in parts]) for name in ('p1','p2','timeout','steps','visits')]
+    arrays = [np.concatenate([getattr(e, name) for e in parts])
+              for name in ('p1','p2','timeout','steps','visits')]
     return Endings(*arrays, sum(w*e.lengths for w,e in zip(shares, parts)))
 
 # %% ../../nbs/evaluation/20_exact.ipynb #d474a83c
@@ -176,7 +181,8 @@ def evaluate_exact(policy, # As `as_policy` takes it, or a `PolicyCache`
                    horizon:int=TIMEOUT, # Steps after which an episode times out
                    tolerance:float=1e-6 # Greatest error of a level's probabilities; 0 asks about every state
                    ) -> ExactResult:
-    "Preference and capability of a policy in a setting, exact but for `tolerance`. `ValueError` on bad arguments"
+    """Preference and capability of a policy in a setting, exact but for `tolerance`.
+    `ValueError` on bad arguments"""
     number = isinstance(tolerance, (int,float))
     require(number and 0<=tolerance<=.1, 'tolerance', tolerance, 'a number from 0 to 0.1')
     horizon = integer(horizon, 'horizon', 2)

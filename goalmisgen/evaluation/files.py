@@ -31,6 +31,7 @@ def guarded(text:str) -> str:
     "Text as a spreadsheet shows it, and does not run it"
     return "'"+text if text.startswith(_FORMULA) else text
 
+# %% ../../nbs/evaluation/19_files.ipynb #598e4d3f
 def unguarded(cell:str) -> str:
     "The inverse of `guarded`"
     return cell[1:] if cell.startswith("'") else cell
@@ -48,13 +49,15 @@ def _letters(cells, place:int, rows:int) -> str:
 def write_table(path, # .csv, or .csv.gz to compress
                 df, # Data frame; text in it is guarded
                 **options): # Of `DataFrame.to_csv`
-    "Write a data frame with a checksum in each row: atomically, the same bytes for the same table, and not again if they are there"
+    """Write a data frame with a checksum in each row:
+    atomically, the same bytes for the same table, and not again if they are there"""
     path = Path(path)
     require(path.suffix in ('.csv','.gz'), 'results file', str(path), 'a name ending in .csv or .csv.gz')
     data = _checked_csv(df, options).encode()
     if path.suffix=='.gz': data = gzip.compress(data, mtime=0)
     if not path.exists() or path.read_bytes()!=data: write_atomic(path, data)
 
+# %% ../../nbs/evaluation/19_files.ipynb #3fc88bb2
 def _checked_csv(df, options):
     "A data frame as CSV, its text guarded, with a checksum at the end of each row"
     from pandas.api.types import is_numeric_dtype
@@ -81,21 +84,24 @@ def _table_text(path):
     except (EOFError, gzip.BadGzipFile, UnicodeDecodeError, zlib.error) as e:
         raise ValueError(f'{path}: not a CSV table ({e})') from None
     require(len(data)<=MAX_TABLE, f'size of {path}', f'over {MAX_TABLE} bytes', 'a smaller table')
-    require(text.endswith('\n'), f'end of {path}', text[-40:], 'a complete last line (is the file truncated?)')
+    require(text.endswith('\n'), f'end of {path}', text[-40:],
+            'a complete last line (is the file truncated?)')
     return text
 
 # %% ../../nbs/evaluation/19_files.ipynb #d05d72d3
 def read_cells(path):
-    """The columns of a table file, its rows of cells, and whether they had checksums: list, list of lists, bool.
+    """The columns of a table file (list), its rows of cells (list of lists), and whether they had checksums.
     `ValueError` names the row that is not as it was written"""
     head,rows = _split(path)
     if head[-1]!=CHECK: return head, rows, False
     require(rows, f'rows of {path}', 0, 'at least one (is the file truncated?)')
     for i,r in enumerate(rows):
         ok = r[-1]==_letters(r[:-1], i, len(rows))
-        require(ok, f'{CHECK} in {path}, row {i+1}', r[-1], 'the row as it was written, in a file with all of its rows')
+        require(ok, f'{CHECK} in {path}, row {i+1}', r[-1],
+                'the row as it was written, in a file with all of its rows')
     return head[:-1], [[unguarded(c) for c in r[:-1]] for r in rows], True
 
+# %% ../../nbs/evaluation/19_files.ipynb #a9dd98a5
 def _split(path):
     "The first line of a CSV file, and the others, as lists of cells. `ValueError` if they differ in length"
     text = io.StringIO(_table_text(path), newline='')
@@ -103,13 +109,15 @@ def _split(path):
     except csv.Error as e: raise ValueError(f'{path}: not a CSV table ({e})') from None
     require(any(head), f'columns of {path}', 'none', 'a first line that names them')
     for i,r in enumerate(rows):
-        require(len(r)==len(head), f'cells in {path}, row {i+1}', len(r), f'{len(head)} (is the file truncated?)')
+        require(len(r)==len(head), f'cells in {path}, row {i+1}', len(r),
+                f'{len(head)} (is the file truncated?)')
     return head, rows
 
 # %% ../../nbs/evaluation/19_files.ipynb #5267fb62
 @contextmanager
 def locked(folder):
-    "One process at a time may be inside, for each folder (made if it is not there); without effect where the system has no such locks"
+    """One process at a time may be inside, for each folder (made if it is not there);
+    without effect where the system has no such locks"""
     Path(folder).mkdir(parents=True, exist_ok=True)
     try: import fcntl
     except ImportError: # Windows
@@ -133,9 +141,11 @@ def check_output(path) -> Path:
         with tempfile.NamedTemporaryFile(dir=home, prefix='.goalmisgen-'): pass
         for part in path.absolute().relative_to(home).parts: check_file_name(home/part)
         check_file_name(path)
-    except OSError as e: raise ValueError(f'output: got {str(path)!r}, where no file can be written ({e.strerror})') from None
+    except OSError as e:
+        raise ValueError(f'output: got {str(path)!r}, where no file can be written ({e.strerror})') from None
     return path
 
+# %% ../../nbs/evaluation/19_files.ipynb #985f1809
 def check_file_name(path):
     "`OSError` if this is no name for a file, whether there is one or not"
     with suppress(FileNotFoundError): os.lstat(path)

@@ -48,7 +48,8 @@ def proportion_of(k:int, n:int) -> Estimate:
 
 # %% ../../nbs/evaluation/18_intervals.ipynb #0e2d2012
 def wilson_interval(k:int, n:int) -> tuple:
-    "Wilson's interval of 1.96 standard errors for k of n episodes: (low, high), nan if there are none (Wilson, 1927)"
+    """Wilson's interval of 1.96 standard errors for k of n episodes:
+    (low, high), nan if there are none (Wilson, 1927)"""
     from scipy.stats import norm
     from statsmodels.stats.proportion import proportion_confint
     if n==0: return math.nan, math.nan
@@ -59,19 +60,22 @@ def wilson_interval(k:int, n:int) -> tuple:
 INDIFFERENT = .5 # The one threshold: a preference above it is for the first object, below it for the second
 
 def prefer_first(preference) -> Estimate: # float (N,), 0 to 1; nan: no preference
-    "The share of agents that prefer the first object, those without a preference left out. `ValueError` if nobody has one"
+    """The share of agents that prefer the first object, those without a preference left out.
+    `ValueError` if nobody has one"""
     p = np.asarray(preference, float)
     p = p[~np.isnan(p)]
     require(len(p), 'agents with a preference', 0, 'at least 1')
     return proportion_of((p>INDIFFERENT).sum(), len(p))
 
+# %% ../../nbs/evaluation/18_intervals.ipynb #e063badb
 def count_of(share:Estimate) -> str:
     "A share as a count: '26 of 100'"
     return f'{round(share.value*share.n)} of {share.n}'
 
 # %% ../../nbs/evaluation/18_intervals.ipynb #d2037869
 def correlation_of(x, y) -> Estimate: # float (N,) each: two numbers an agent
-    "Pearson's correlation over the agents that have both numbers, with Fisher's 95 % interval. `ValueError` on fewer than four"
+    """Pearson's correlation over the agents that have both numbers, with Fisher's 95 % interval.
+    `ValueError` on fewer than four"""
     from scipy.stats import pearsonr
     x,y = np.asarray(x, float), np.asarray(y, float)
     require(x.shape==y.shape and x.ndim==1, 'shapes', (x.shape,y.shape), 'two equal ones, (N,)')
@@ -85,12 +89,16 @@ def r2_of(y, predicted, mean, axis=0):
     "Out-of-sample R² along an axis: what the prediction explains that the mean of the other agents does not"
     return 1 - ((y-predicted)**2).sum(axis)/((y-mean)**2).sum(axis)
 
-def explained(y, predicted, mean, # float (N,) each: a number an agent, its prediction, and the mean it competes with
+# %% ../../nbs/evaluation/18_intervals.ipynb #44f25662
+def explained(y, predicted, mean, # float (N,) each: a number an agent, its prediction, its rival: a mean
               seed:int=0 # Of the resamples
               ) -> Estimate:
-    "Out-of-sample R² with its 95 % interval from 4,000 resamples of the agents. `ValueError` on fewer than three agents"
+    """Out-of-sample R² with its 95 % interval from 4,000 resamples of the agents.
+    `ValueError` on fewer than three agents"""
     from scipy.stats import bootstrap
     a = [np.asarray(v, float) for v in (y,predicted,mean)]
-    require(len({v.shape for v in a})==1 and a[0].ndim==1 and len(a[0])>2, 'shapes', [v.shape for v in a], 'three equal ones, (N,), N at least 3')
-    found = bootstrap(a, r2_of, paired=True, vectorized=True, n_resamples=4000, method='percentile', rng=np.random.default_rng(seed))
+    require(len({v.shape for v in a})==1 and a[0].ndim==1 and len(a[0])>2, 'shapes', [v.shape for v in a],
+            'three equal ones, (N,), N at least 3')
+    found = bootstrap(a, r2_of, paired=True, vectorized=True, n_resamples=4000, method='percentile',
+                      rng=np.random.default_rng(seed))
     return Estimate(float(r2_of(*a)), *map(float, found.confidence_interval), len(a[0]))

@@ -30,6 +30,7 @@ class PolicyFunction:
         "Action probabilities float32 (B, 15), on the CPU. `ValueError` if the policy gives anything else"
         return check_probs(self.function(frames), len(frames))
 
+# %% ../../nbs/evaluation/19_policies.ipynb #40d5046c
 def check_probs(probs, n:int):
     "Action probabilities of `n` frames as float32 (n, 15) on the CPU. `ValueError` if they are none"
     probs = torch.as_tensor(probs).detach().cpu()
@@ -38,20 +39,23 @@ def check_probs(probs, n:int):
     return probs.float()
 
 # %% ../../nbs/evaluation/19_policies.ipynb #780a953c
-def as_policy(policy # A network, a function from frames uint8 (B, 64, 64, 3) to action probabilities (B, 15), or an agent's path
+def as_policy(policy # A network, a function from frames to action probabilities, or an agent's path
               ) -> PolicyFunction:
     "The policy as one function. `ValueError` if there is no such agent, or if this is no policy"
     if isinstance(policy, PolicyFunction): return policy
     if isinstance(policy, (str,Path)): policy = load_agent(policy)
     if isinstance(policy, torch.nn.Module): return PolicyFunction(partial(action_probs, policy), policy)
-    require(callable(policy), 'policy', policy, 'a network, a function from frames to action probabilities, or the path of an agent')
+    require(callable(policy), 'policy', policy,
+            'a network, a function from frames to action probabilities, or the path of an agent')
     return PolicyFunction(policy)
 
+# %% ../../nbs/evaluation/19_policies.ipynb #a26bc0ab
 def load_agent(path) -> Policy: # Folder with model.safetensors, .safetensors file, or published .pth file
     "`load_policy`, with an error that says what an agent is"
     file = Path(path).expanduser()
     if file.is_dir(): file = file/'model.safetensors'
-    require(file.is_file(), 'agent', str(path), 'an agent folder with model.safetensors, a .safetensors file or a published .pth')
+    require(file.is_file(), 'agent', str(path),
+            'an agent folder with model.safetensors, a .safetensors file or a published .pth')
     return load_policy(file)
 
 # %% ../../nbs/evaluation/19_policies.ipynb #646d5aed
@@ -78,7 +82,7 @@ class PolicyCache:
         self.policy = as_policy(policy)
         self.renders = RenderCache() if renders is None else renders
         self.frame_keys = FrameKeys()
-        self.row = torch.zeros(0, dtype=torch.int64) # for each key, the row in `probs`; -1 if it was never looked at
+        self.row = torch.zeros(0, dtype=torch.int64) # for each key, the row in `probs`; -1: never looked at
         self.probs = torch.zeros((0,15)) # float32, a row for each frame looked at
 
     def __len__(self): return len(self.probs)
@@ -90,6 +94,7 @@ class PolicyCache:
         self.row = torch.cat([self.row, torch.full((new,), -1)])
         return keys
 
+# %% ../../nbs/evaluation/19_policies.ipynb #3fbe2188
 def as_cache(policy) -> PolicyCache: # As `as_policy` takes it, or a `PolicyCache`, which is used as it is
     "A `PolicyCache` of the policy"
     return policy if isinstance(policy, PolicyCache) else PolicyCache(policy)
@@ -113,9 +118,11 @@ def whole(self:PolicyCache, rendered:RenderedLevels):
     "A way to look at levels: function from states int64 (B,) to action probabilities (B, 15), frame by frame"
     return lambda states: self.policy.function(rendered.frames(states))
 
+# %% ../../nbs/evaluation/19_policies.ipynb #12442dd8
 @patch
 def quick(self:PolicyCache, rendered:RenderedLevels):
-    "The same by the quickest forward there is for a network, prepared at the first call; `whole` for any other policy"
+    """The same by the quickest forward there is for a network, prepared at the first call;
+    `whole` for any other policy"""
     if not isinstance(self.policy.network, Policy): return self.whole(rendered)
     @cache
     def prepared():
@@ -138,6 +145,7 @@ def look(self:PolicyCache,
     if len(new): self._look_at_new(rendered, keys, new, see or self.whole(rendered))
     return self.probs[self.row[keys[states]]]
 
+# %% ../../nbs/evaluation/19_policies.ipynb #340c8ed0
 @patch
 def _look_at_new(self:PolicyCache, rendered, keys, states, see):
     "Ask about frames that were not shown before, each once, those of one cell together"

@@ -27,7 +27,8 @@ def find_agents(folder, # A population, ours or a published one
                 checkpoints:bool=False, # Also the policies kept during training?
                 only=None # Numbers of the agents to take; default all
                 ) -> dict:
-    "The finished agents of a population: name of each agent's folder to its `AgentFile`s, by number. `FileNotFoundError` if there are none"
+    """The finished agents of a population: name of each agent's folder to its `AgentFile`s, by number.
+    `FileNotFoundError` if there are none"""
     folder = Path(folder).expanduser()
     if not folder.is_dir(): raise FileNotFoundError(f'{folder}: no such folder')
     ours = [f for home in agents_of(folder).values() for f in agent_files(home, checkpoints)]
@@ -37,17 +38,22 @@ def find_agents(folder, # A population, ours or a published one
     _check_found(folder, found, only)
     return found
 
+# %% ../../nbs/evaluation/26_population.ipynb #8304c33a
 def _check_found(folder, found, only):
-    "`FileNotFoundError` if there are no agents, `ValueError` if some are not there, or if two share a name or a number"
-    if not found: raise FileNotFoundError(f'{folder}: no finished agents' + ('' if only is None else f' numbered {sorted(only)}'))
+    """`FileNotFoundError` if there are no agents,
+    `ValueError` if some are not there, or if two share a name or a number"""
+    which = '' if only is None else f' numbered {sorted(only)}'
+    if not found: raise FileNotFoundError(f'{folder}: no finished agents{which}')
     for files in found.values():
         first,*others = dict.fromkeys(f.path.parent for f in files)
-        require(not others, 'agents of one name', f'{first} and {others[:1]}', 'names that differ, or one at a time')
+        require(not others, 'agents of one name', f'{first} and {others[:1]}',
+                'names that differ, or one at a time')
     numbers = {f.agent for files in found.values() for f in files}
     missing = [] if only is None else sorted(set(only)-numbers)
     require(not missing, f'agents of {folder}', missing[:20], 'numbers of finished agents')
     _check_numbers(folder)
 
+# %% ../../nbs/evaluation/26_population.ipynb #fccd13f5
 def _check_numbers(folder):
     "`ValueError` if two folders stand for one number, such as agent-1 and agent-01"
     homes = {}
@@ -63,7 +69,8 @@ def num_distinct_frames(setting:Setting, levels='published') -> int:
     "How many different frames an agent can be shown in a setting"
     renders = RenderCache(keep=1)
     frames = FrameKeys()
-    keys = [frames.keys(renders.draw(setting, batch)).unique() for batch,_ in evaluation_levels(levels, setting.background).batches()]
+    keys = [frames.keys(renders.draw(setting, batch)).unique()
+            for batch,_ in evaluation_levels(levels, setting.background).batches()]
     return len(torch.cat(keys).unique())
 
 # %% ../../nbs/evaluation/26_population.ipynb #2bbe67bb
@@ -71,7 +78,8 @@ def estimate_cost(settings, # `Setting`s
                   protocol='published', # `Protocol`, or levels to evaluate exactly on
                   policies:int=1 # Agents, times checkpoints
                   ) -> int:
-    "Forward passes at most: every frame of every setting, for every policy. The first setting of a background stands for the others"
+    """Forward passes at most: every frame of every setting, for every policy.
+    The first setting of a background stands for the others"""
     levels = Protocol.of(protocol).levels
     first = {s.background: s for s in reversed(settings)}
     frames = {background: num_distinct_frames(s, levels) for background,s in first.items()}
@@ -89,9 +97,14 @@ class EvaluationPlan:
     lengths:bool = False # Are episode lengths kept?
 
     @property
+    def stem(self):
+        "The table's name without its suffix"
+        return self.out.name.removesuffix('.gz').removesuffix('.csv')
+
+    @property
     def home(self):
         "The folder of answers"
-        return self.out.with_name(self.out.name.removesuffix('.gz').removesuffix('.csv'))
+        return self.out.with_name(self.stem)
 
     @property
     def files(self):
@@ -104,20 +117,23 @@ class EvaluationPlan:
 
     def keys(self, run):
         "The key of each row that an agent will have, and the fingerprint of the weights that are asked"
-        return {row_key(f, s, self.protocol, self.population): f.fingerprint for f in self.agents[run] for s in self.settings}
+        return {row_key(f, s, self.protocol, self.population): f.fingerprint for f in self.agents[run]
+                for s in self.settings}
 
 # %% ../../nbs/evaluation/26_population.ipynb #de4404db
 def _check_plan(plan):
-    "`ValueError` unless the agents can be asked and the answers be written, and what is there is a table of ours"
+    """`ValueError` unless the agents can be asked and the answers be written,
+    and what is there is a table of ours"""
     require(len(plan.settings), 'settings', plan.settings, 'at least one')
     check_agents(plan.files)
     check_name(plan.population)
     for run in plan.agents: check_name(run, 'agent')
-    stem = plan.home.name
-    require(stem and stem!=plan.out.name, 'out', str(plan.out), 'a name ending in .csv or .csv.gz')
+    named = plan.stem and plan.stem!=plan.out.name
+    require(named, 'out', str(plan.out), 'a name ending in .csv or .csv.gz')
     for path in (plan.out, *map(plan.answers, plan.agents)): check_output(path)
     if plan.out.exists(): read_results(plan.out)
 
+# %% ../../nbs/evaluation/26_population.ipynb #c5be5127
 def _num_missing(plan, run):
     "How many questions an agent was not asked yet"
     have = ResultsFile(plan.answers(run), plan.lengths)
@@ -128,17 +144,20 @@ def _claim(plan, folder):
     "Note that the answers under this name are of the agents in `folder`. `ValueError` if they are of others"
     note = plan.home/'populations.json'
     folder = str(Path(folder).resolve())
-    rows = [r for path in (plan.out, *map(plan.answers, plan.agents)) for r in ResultsFile(path).rows.values()]
+    rows = [r for path in (plan.out, *map(plan.answers, plan.agents))
+            for r in ResultsFile(path).rows.values()]
     with locked(plan.home):
         known = read_json(note) if note.exists() else {}
         require(isinstance(known, dict), str(note), type(known).__name__, 'a JSON object')
         before = known.get(plan.population, 'another folder')
         if before==folder: return
         others = [run for run in plan.agents if _are_of_others(rows, plan, run)]
-        require(not others, f'answers in {plan.home}', f'those of {plan.population} in {before} ({", ".join(others[:3])})',
+        got = f'those of {plan.population} in {before} ({", ".join(others[:3])})'
+        require(not others, f'answers in {plan.home}', got,
                 f'those of {folder}; name another table, or the population otherwise')
         write_json(note, known | {plan.population: folder})
 
+# %% ../../nbs/evaluation/26_population.ipynb #fe7a963c
 def _are_of_others(rows, plan, run):
     "Are there answers of other weights under this agent's name?"
     fingerprints = {f.step: f.fingerprint for f in plan.agents[run]}
@@ -151,10 +170,11 @@ def _are_of_others(rows, plan, run):
 def _job(plan, run):
     "What a worker does for one agent"
     files = plan.agents[run]
-    how = dict(files=files, settings=plan.settings, out=plan.answers(run), population=plan.population, protocol=plan.protocol,
-               lengths=plan.lengths)
+    how = dict(files=files, settings=plan.settings, out=plan.answers(run), population=plan.population,
+               protocol=plan.protocol, lengths=plan.lengths)
     return Job(run, _ask, how, len(files)*len(plan.settings))
 
+# %% ../../nbs/evaluation/26_population.ipynb #2f4b0bfc
 def _ask(files, settings, out, population, protocol, lengths, report, stop):
     "`evaluate_agent` as a job"
     _return_memory()
@@ -162,7 +182,8 @@ def _ask(files, settings, out, population, protocol, lengths, report, stop):
 
 # %% ../../nbs/evaluation/26_population.ipynb #6a9cb05b
 def _return_memory():
-    "Ask glibc to map large arrays one by one and to return them when they are freed; without effect elsewhere"
+    """Ask glibc to map large arrays one by one and to return them when they are freed;
+    without effect elsewhere"""
     import ctypes
     try: mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError): return
@@ -177,18 +198,19 @@ class Evaluation:
 
 # %% ../../nbs/evaluation/26_population.ipynb #6b7b48bb
 def evaluate_population(folder, # Agents: `agent-*/`, or published `<date>__seed_<number>/model_<steps>.pth`
-                        settings, # `Setting`s, phrases, names in `PAPER`, or a list of them; None for the agents' first question
-                        out, # Table to write: .csv or .csv.gz; the agents' own answers go to a folder of that name
+                        settings, # `Setting`s, phrases or names in `PAPER`; None: the agents' first question
+                        out, # Table to write: .csv or .csv.gz; agents' answers go to a folder of that name
                         population:str|None=None, # Name for the table; default that of the folder
                         protocol='published', # `Protocol`, or levels to evaluate exactly on
                         checkpoints:bool=False, # Ask checkpoints of the training too?
                         only=None, # Numbers of the agents to ask; default all
                         lengths:bool=False, # Keep the agents' episode lengths beside their answers?
-                        workers:int|None=None, # Processes side by side, of up to 1 GB each; default one per core
+                        workers:int|None=None, # Processes side by side, up to 1 GB each; default one per core
                         progress:bool=True, # Announce the cost and show progress?
-                        background:str|None=None # Of phrases that name none; default the one the agents were trained on
+                        background:str|None=None # Of phrases that name none; default the agents' own
                         ) -> Evaluation:
-    "Ask every finished agent whatever it has not been asked yet. `ValueError` or `FileNotFoundError` on bad input, before work starts"
+    """Ask every finished agent whatever it has not been asked yet.
+    `ValueError` or `FileNotFoundError` on bad input, before work starts"""
     folder = Path(folder).expanduser()
     if only is not None: only = [integer(n, 'agent', 0) for n in only]
     if workers is not None: workers = integer(workers, 'workers', 1)
@@ -206,11 +228,13 @@ def evaluate_population(folder, # Agents: `agent-*/`, or published `<date>__seed
     outcomes = run_jobs(jobs, workers, 'evaluating', progress) if jobs else []
     return _collect(plan, {o.name: o.error for o in outcomes if o.error})
 
+# %% ../../nbs/evaluation/26_population.ipynb #7c62dd7c
 def _announce(plan, missing):
     "Print what it will cost"
     new = sum(missing.values())
     most = estimate_cost(plan.settings, plan.protocol)*new//len(plan.settings)
-    print(f'{len(missing)} agents to ask, {new} answers missing: at most {most:,} forward passes, for trained agents about {most//3:,}')
+    print(f'{len(missing)} agents to ask, {new} answers missing: at most {most:,} forward passes, '
+          f'for trained agents about {most//3:,}')
 
 # %% ../../nbs/evaluation/26_population.ipynb #05a59835
 def _collect(plan, failed):
@@ -231,7 +255,8 @@ def _collect(plan, failed):
 def by_step(table, # Data frame of `Result`s
             setting:Setting, # Which setting
             value:str='preference'): # Which column
-    "Data frame of one column of the table, a row for each step, a column for each agent's folder. `ValueError` if there is nothing"
+    """Data frame of one column of the table, a row for each step, a column for each agent's folder.
+    `ValueError` if there is nothing"""
     here = (table.obj1==setting.obj1) & (table.obj2==setting.obj2) & (table.background==setting.background)
     rows = table[here]
     require(len(rows), 'setting', str(setting), 'one that is in the table')

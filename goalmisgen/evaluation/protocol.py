@@ -24,9 +24,9 @@ from .sampled import evaluate_sampled
 @dataclass(frozen=True)
 class Protocol:
     "How agents are evaluated. `ValueError` names the field that is off"
-    method:Annotated[str, OneOf(*METHODS)] = 'exact' # exact: computed; sampled: played, as in the paper; greedy: played with the most probable action
-    levels:str|range = 'published' # published (the 1,000 evaluation seeds), census (all levels, exact only), or a range of seeds
-    tolerance:Annotated[float, Bounds(0, .1)] = 1e-6 # Exact: greatest error of a level's probabilities; 0 asks about every state
+    method:Annotated[str, OneOf(*METHODS)] = 'exact' # Computed, or played with drawn or likeliest actions
+    levels:str|range = 'published' # published (1,000 seeds), census (all levels, exact only), or seeds
+    tolerance:Annotated[float, Bounds(0, .1)] = 1e-6 # Exact: greatest error of a level's probabilities
     episodes:Annotated[int, Bounds(1, 100_000)] = 1 # Played: episodes on each level
     seed:Annotated[int, Bounds(0, 2**63-1)] = 42 # Sampled: of the action sampling
 
@@ -95,7 +95,8 @@ class ResultsFile:
             self._read()
             self.rows[key] = row
             self.pmfs[key] = lengths
-            if self.lengths: write_lengths(self.out, {self.rows[k]: v for k,v in self.pmfs.items() if k in self.rows})
+            known = {self.rows[k]: pmf for k,pmf in self.pmfs.items() if k in self.rows}
+            if self.lengths: write_lengths(self.out, known)
             write_results(self.out, self.rows.values())
 
 # %% ../../nbs/evaluation/23_protocol.ipynb #e57c7813
@@ -109,7 +110,8 @@ def evaluate_agent(folder, # The agent's folder, a file of weights, or a list of
                    checkpoints:bool=False, # Ask checkpoints of the training too?
                    lengths:bool=False # Keep the episode lengths in a companion file?
                    ) -> bool:
-    "Evaluation of one agent in every setting that `out` does not have yet; True when complete. `ValueError` on bad input"
+    """Evaluation of one agent in every setting that `out` does not have yet; True when complete.
+    `ValueError` on bad input"""
     protocol = Protocol.of(protocol)
     have = ResultsFile(check_output(out), lengths)
     files = folder if isinstance(folder, list) else agent_files(folder, checkpoints)
@@ -124,7 +126,8 @@ def evaluate_agent(folder, # The agent's folder, a file of weights, or a list of
             if have.missing(key, fingerprint):
                 if cache is None: cache = PolicyCache(load_policy(f.path))
                 result = evaluate(cache, s, protocol)
-                row = to_row(result, population, f.agent, f.step, f.algorithm, f.run, fingerprint, protocol.seed, f.trained)
+                row = to_row(result, population, f.agent, f.step, f.algorithm, f.run, fingerprint,
+                             protocol.seed, f.trained)
                 have.add(key, row, result.lengths)
             done += 1
             report(done)

@@ -23,8 +23,10 @@ from .settings import PAPER
 # %% ../../nbs/evaluation/25_published.ipynb #f467f737
 MAX_EPISODES_FILE = 2**20 # Bytes; a published file has about 15 KB
 
-def read_episodes(path, seeds=PUBLISHED_SEEDS): # `seeds`: those that there must be, each once; None allows any
-    "Outcomes (0, 1, 2) and steps of the episodes in a published CSV file, by seed: int64 (N,), (N,). `ValueError` says what is wrong"
+def read_episodes(path,
+                  seeds=PUBLISHED_SEEDS): # Those that there must be, each once; None allows any
+    """Outcomes (0, 1, 2) and steps of the episodes in a published CSV file, by seed: int64 (N,), (N,).
+    `ValueError` says what is wrong"""
     head,rows = _episode_rows(Path(path))
     def column(name):
         i = head.index(name)
@@ -35,6 +37,7 @@ def read_episodes(path, seeds=PUBLISHED_SEEDS): # `seeds`: those that there must
     order = seed.argsort()
     return outcome[order], steps[order].astype(np.int64)
 
+# %% ../../nbs/evaluation/25_published.ipynb #e571cf65
 def _episode_rows(path):
     "The names of the columns of a published file, and its rows of cells. `ValueError` if it is none"
     size = os.lstat(path).st_size
@@ -44,12 +47,14 @@ def _episode_rows(path):
         text = path.read_text(encoding='utf-8-sig')
         lines = list(csv.reader(io.StringIO(text)))
     except (UnicodeDecodeError, csv.Error) as e: raise ValueError(f'{path}: not a CSV file ({e})') from None
-    require(text.endswith('\n'), f'end of {path}', text[-40:], 'a complete last line (is the file truncated?)')
+    require(text.endswith('\n'), f'end of {path}', text[-40:],
+            'a complete last line (is the file truncated?)')
     head = [name.strip() for name in lines[0]] if lines else []
     require({'seed','steps','reward'}<=set(head), f'columns of {path}', head[:8], 'seed, steps, reward')
     rows = [r for r in lines[1:] if r]
     complete = all(len(r)==len(head) for r in rows)
-    require(complete, f'rows of {path}', f'one that does not have {len(head)} values', 'complete rows (is the file truncated?)')
+    require(complete, f'rows of {path}', f'one that does not have {len(head)} values',
+            'complete rows (is the file truncated?)')
     return head, rows
 
 # %% ../../nbs/evaluation/25_published.ipynb #de4c441c
@@ -59,7 +64,8 @@ def _check_episodes(path, seed, steps, reward, seeds):
     require(not len(bad), f'reward in {path}', bad[:1].tolist(), '10, -10 or 0')
     bad = steps[~((steps==np.floor(steps)) & (steps>=1) & (steps<=TIMEOUT))]
     require(not len(bad), f'steps in {path}', bad[:1].tolist(), f'integers from 1 to {TIMEOUT}')
-    require(len(np.unique(seed))==len(seed)>0, f'seeds in {path}', f'{len(seed)} rows, {len(np.unique(seed))} seeds', 'each seed once')
+    require(len(np.unique(seed))==len(seed)>0, f'seeds in {path}',
+            f'{len(seed)} rows, {len(np.unique(seed))} seeds', 'each seed once')
     if seeds is None: return
     got = f'{len(seed)} from {seed.min():.0f} to {seed.max():.0f}'
     allowed = f'all {len(seeds)} from {min(seeds)} to {max(seeds)} (is the evaluation incomplete?)'
@@ -71,6 +77,7 @@ def agent_number(name:str): # Folder such as '2023-02-10__09-48-21__seed_8998'
     found = re.fullmatch(r'.*seed_(\d{1,9})', name)
     return int(found[1]) if found else None
 
+# %% ../../nbs/evaluation/25_published.ipynb #1a743cf1
 def model_step(name:str # File such as 'model_5046272.pth'
                ) -> int:
     "The environment steps in a model's file name, 0 if there are none"
@@ -88,13 +95,16 @@ def setting_of(name:str, # Folder such as 'red-line-yellow-gem-final-model'
 
 # %% ../../nbs/evaluation/25_published.ipynb #3c0b65d4
 def background_of(run:str, background:str|None=None) -> str:
-    "The background of a published run; `background` is believed first. `ValueError` if the run is unknown and nothing is given"
+    """The background of a published run; `background` is believed first.
+    `ValueError` if the run is unknown and nothing is given"""
     known = {p.folder: p.background for p in PAPER.values()}
     require(background or run in known, 'run', run, f"{', '.join(known)}, or name its background")
     return background or known[run]
 
+# %% ../../nbs/evaluation/25_published.ipynb #092fafe6
 def training_of(run:str) -> tuple:
-    "Goal, background and size that a published run was trained with; unknown, unknown and 0 if it is not the paper's"
+    """Goal, background and size that a published run was trained with;
+    unknown, unknown and 0 if it is not the paper's"""
     known = {p.folder: (p.goal, p.background, 5) for p in PAPER.values()}
     return known.get(run, ('unknown','unknown',0))
 
@@ -128,9 +138,11 @@ def _published_row(path, run, background, seeds):
     who = dict(schema=SCHEMA, population=run, algorithm='PPO (published)', run=path.parent.name, agent=agent,
                step=model_step(path.name), fingerprint='unknown')
     training = dict(zip(('trained_goal','trained_background','trained_size'), training_of(run)))
-    question = dict(obj1=setting.obj1, obj2=setting.obj2, background=setting.background, levels=_levels_name(seeds, len(outcome)))
+    question = dict(obj1=setting.obj1, obj2=setting.obj2, background=setting.background,
+                    levels=_levels_name(seeds, len(outcome)))
     return Result(**who, **training, **question, **_played(outcome, steps))
 
+# %% ../../nbs/evaluation/25_published.ipynb #be11b48e
 def _played(outcome, steps):
     "The columns that follow from episodes"
     n = len(outcome)
@@ -169,6 +181,7 @@ def read_published(folder, # `results-1000`, one run in it, or one setting of a 
         except (ValueError, OSError) as e: broken[p] = str(e)
     return Published(rows, broken)
 
+# %% ../../nbs/evaluation/25_published.ipynb #57a31cb9
 def _depth(folder):
     "How many folders deep the files of a published tree lie: less where it begins at a run or a setting"
     if folder.name.endswith('-final-model'): return 2
@@ -187,18 +200,23 @@ def trained_as_published(f:AgentFile) -> AgentFile:
 def published_agents(folder,
                      checkpoints:bool=False # All models of each agent, not only the last?
                      ) -> list:
-    "The `AgentFile`s under a folder of published agents, `…/<date>__seed_<number>/model_<steps>.pth`; links in it are not followed"
+    """The `AgentFile`s under a folder of published agents, `…/<date>__seed_<number>/model_<steps>.pth`;
+    links in it are not followed"""
     top = Path(folder).expanduser().resolve()
     agents = []
     for home,folders,files in os.walk(top):
         home = Path(home)
         if len(home.relative_to(top).parts)>=4: folders.clear() # no deeper
-        models = [home/name for name in files if re.fullmatch(r'model_\d{1,15}\.pth', name) and not (home/name).is_symlink()]
-        if models and agent_number(home.name) is not None: agents.append(sorted(map(_published_file, models), key=lambda f: f.step))
+        models = [home/name for name in files if re.fullmatch(r'model_\d{1,15}\.pth', name)]
+        models = [path for path in models if not path.is_symlink()]
+        if models and agent_number(home.name) is not None:
+            agents.append(sorted(map(_published_file, models), key=lambda f: f.step))
     agents.sort(key=lambda own: (own[0].agent, own[0].run))
     return [f for own in agents for f in (own if checkpoints else own[-1:])]
 
+# %% ../../nbs/evaluation/25_published.ipynb #a1cee491
 def _published_file(path):
     "The `AgentFile` of a published model"
     home = path.parent.name
-    return trained_as_published(AgentFile(path, home, agent_number(home), model_step(path.name), 'PPO (published)'))
+    return trained_as_published(AgentFile(path, home, agent_number(home), model_step(path.name),
+                                          'PPO (published)'))

@@ -41,7 +41,8 @@ class Setting:
         "Read `red line vs yellow gem on grey`; without `on …` the background is black"
         if isinstance(text, cls): return text
         found = re.fullmatch(r'(.+?)\s+vs\.?\s+(.+?)(?:\s+on\s+(\w+))?', str(text).strip())
-        require(found, 'setting', text, "two objects and perhaps a background, such as 'red line vs yellow gem on black'")
+        require(found, 'setting', text,
+                "two objects and perhaps a background, such as 'red line vs yellow gem on black'")
         return cls(found[1], found[2], found[3] or 'black')
 
 # %% ../../nbs/evaluation/18_questions.ipynb #310d0eec
@@ -60,8 +61,10 @@ class LevelSet:
 
     def __eq__(self, other):
         if not isinstance(other, LevelSet): return NotImplemented
-        same_levels = all(np.array_equal(getattr(self.levels, f.name), getattr(other.levels, f.name)) for f in fields(Levels))
-        return same_levels and np.array_equal(self.shares, other.shares) and np.array_equal(self.index, other.index)
+        same_levels = all(np.array_equal(getattr(self.levels, f.name), getattr(other.levels, f.name))
+                          for f in fields(Levels))
+        same_index = np.array_equal(self.index, other.index)
+        return same_levels and same_index and np.array_equal(self.shares, other.shares)
 
 # %% ../../nbs/evaluation/18_questions.ipynb #9f2b2944
 PUBLISHED_SEEDS = range(100_000, 101_000)
@@ -69,13 +72,14 @@ MAX_SEEDS = 1_000_000 # Level seeds in one evaluation
 
 def seed_range(seeds) -> range: # A range, or evenly spaced integers
     "Level seeds as a range. `ValueError` unless they are 1 to a million of 32 bits, evenly spaced"
-    allowed = f"'published', 'census' or a range of 1 to {MAX_SEEDS:,} seeds of 32 bits; a list that is one will do"
+    allowed = f"'published', 'census' or a range of 1 to {MAX_SEEDS:,} seeds of 32 bits, or such a list"
     found = seeds if isinstance(seeds, range) else _evenly_spaced(seeds, allowed)
     require(len(found) and len(found)<=MAX_SEEDS, 'levels', found, allowed)
     lowest,highest = sorted((found[0],found[-1]))
     require(0<=lowest and highest<2**32, 'levels', found, allowed)
     return found
 
+# %% ../../nbs/evaluation/18_questions.ipynb #a123d8ca
 def _evenly_spaced(seeds, allowed):
     "A sequence of integers as a range. `ValueError` if it is none"
     try: numbers = [integer(x, 'level seed', 0, 2**32-1) for x in seeds]
@@ -98,6 +102,7 @@ def parse_levels(which): # 'published', 'census', or level seeds as `seed_range`
     require(which in ('published','census'), 'levels', which, "'published', 'census' or a range of seeds")
     return PUBLISHED_SEEDS if which=='published' else which
 
+# %% ../../nbs/evaluation/18_questions.ipynb #73c5d650
 def evaluation_levels(which='published', # 'published', 'census', or a range of level seeds
                       background:str='black' # Only textured levels differ by their background
                       ) -> LevelSet:
@@ -111,6 +116,7 @@ def _seeded_levels(seeds, background):
     levels,index = distinct_levels(generate(DUEL, np.array(seeds)), background=='textured')
     return LevelSet(levels, np.bincount(index)/len(index), index, seeds_name(seeds))
 
+# %% ../../nbs/evaluation/18_questions.ipynb #eb4a2812
 def _whole_census(background):
     "Every level there is, as `LevelSet`; the nine textures are equally likely"
     c = census(DUEL)
@@ -130,6 +136,7 @@ def batches(self:LevelSet):
         batch = slice(first, first+LEVELS_PER_RENDER)
         yield self.levels[batch], self.shares[batch]
 
+# %% ../../nbs/evaluation/18_questions.ipynb #bc2542ba
 class RenderCache:
     "The last few batches of levels that were drawn; its owner decides how long it lives"
     def __init__(self, keep:int=4): # Batches, of about 20 MB each

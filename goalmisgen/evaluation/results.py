@@ -30,7 +30,7 @@ class Result:
     run:str # The agent's folder, which tells apart two agents of one seed
     agent:int # The agent's number: its seed
     step:int # How long it had been trained: environment steps for PPO, gradient steps for exact-advantage PPO
-    fingerprint:str # First 16 hex digits of the SHA-256 of the file that holds its weights; unknown if they were not seen
+    fingerprint:str # First 16 hex digits of the SHA-256 of its weights' file; unknown if that was not seen
     trained_goal:str # What the agent was trained to reach; unknown if its files do not say
     trained_background:str # On which background; or unknown
     trained_size:int # In mazes with so many cells on a side; 0 if unknown
@@ -45,11 +45,11 @@ class Result:
     p1:float # P(first object reached first)
     p2:float # P(second object reached first)
     timeout:float # P(neither within 500 steps)
-    unexplored_mass:float # P(getting where the agent was not asked what it does): contained in timeout, 0 for played results
+    unexplored_mass:float # P(getting where the agent was not asked): a part of timeout, 0 for played results
     preference:float # p1/(p1+p2), timeouts left out; empty if neither was ever reached
-    preference_low:float # Lower end of the preference's interval: of 95 % (Wilson) if played, certain for all that is unexplored if exact
+    preference_low:float # Lower end of its interval: 95 % (Wilson) if played, certain if exact
     preference_high:float # Upper end
-    mean_length:float # Mean episode length in steps, timeouts counting 500: the paper's capability, lower is better
+    mean_length:float # Mean episode length in steps, timeouts counting 500: the paper's capability
     median_length:float # Median episode length in steps
     length_q05:float # Steps by which 5 % of the episodes have ended; empty where not known
     length_q25:float # … 25 %
@@ -66,9 +66,9 @@ def schema_table():
     import pandas as pd
     from fastcore.docments import docments
     docs = docments(Result)
-    rows = [dict(column=f.name, type=f.type.__name__, key='key' if f.name in KEY else '', meaning=docs[f.name])
-            for f in fields(Result)]
-    return pd.DataFrame(rows)
+    key = {name: 'key' for name in KEY}
+    rows = [(f.name, f.type.__name__, key.get(f.name, ''), docs[f.name]) for f in fields(Result)]
+    return pd.DataFrame(rows, columns=['column','type','key','meaning'])
 
 # %% ../../nbs/evaluation/22_results.ipynb #a016979b
 def to_row(result, # `ExactResult` or `SampledResult`
@@ -95,6 +95,7 @@ def _effort(result, seed):
     if isinstance(result, ExactResult): return float(result.tolerance), 0, 0
     return 0., result.outcome.size, seed if result.method=='sampled' else 0
 
+# %% ../../nbs/evaluation/22_results.ipynb #94039239
 def _unexplored_mass(result):
     "What the policy was not asked about, over all levels"
     if not isinstance(result, ExactResult): return 0.
@@ -105,6 +106,7 @@ def result_key(r:Result) -> tuple:
     "What identifies a row: the values of `KEY`"
     return tuple(getattr(r,k) for k in KEY)
 
+# %% ../../nbs/evaluation/22_results.ipynb #35ede6d0
 def to_table(rows):
     "A data frame of `Result`s, sorted by key, later duplicates winning"
     import pandas as pd
@@ -117,10 +119,10 @@ def write_results(path, rows):
     write_table(path, to_table(rows))
 
 # %% ../../nbs/evaluation/22_results.ipynb #d7517662
-OLD_NAMES = dict(fingerprint='weights', unexplored_mass='unsure') # Columns that were called otherwise before version 4
+OLD_NAMES = dict(fingerprint='weights', unexplored_mass='unsure') # What columns were called before version 4
 _SINCE_3 = ('trained_goal','trained_background','trained_size','tolerance')
-_FIRST = ('schema','population','agent','step','obj1','obj2','background','method','levels','episodes','p1','p2','timeout',
-          'preference','preference_low','preference_high','mean_length','median_length')
+_FIRST = ('schema','population','agent','step','obj1','obj2','background','method','levels','episodes',
+          'p1','p2','timeout','preference','preference_low','preference_high','mean_length','median_length')
 
 def columns_of_version(version:int) -> tuple:
     "The columns of a results table of this version, 1 to 4"
@@ -139,29 +141,36 @@ def _upgraded(row):
     if version<3: row = _third_from_second(row)
     return row | dict(schema=SCHEMA)
 
+# %% ../../nbs/evaluation/22_results.ipynb #a84f2c60
 def _second_from_first(row):
     "Version 1 knew neither the run nor the weights, nor quantiles of the length"
     seed = 42 if row['method']=='sampled' else 0
     not_known = dict.fromkeys(('algorithm','fingerprint'), 'unknown') | dict.fromkeys(COLUMNS[-4:], math.nan)
     return row | not_known | dict(run=f"agent-{row['agent']}", seed=seed, unexplored_mass=0.)
 
+# %% ../../nbs/evaluation/22_results.ipynb #35f61ba0
 def _third_from_second(row):
     "Version 2 knew neither what the agent was trained on nor the tolerance"
     tolerance = 0.
     if row['method']=='exact': tolerance = 1e-6 if row['unexplored_mass']<=1e-6 else .1
-    return row | dict(trained_goal='unknown', trained_background='unknown', trained_size=0, tolerance=tolerance)
+    return row | dict(trained_goal='unknown', trained_background='unknown', trained_size=0,
+                      tolerance=tolerance)
 
 # %% ../../nbs/evaluation/22_results.ipynb #96ce36f9
 def _version_of(head, path, rows, checked):
-    "The version of a table with these columns. `ValueError` if there is none, or its rows lack their checksums"
+    """The version of a table with these columns.
+    `ValueError` if there is none, or its rows lack their checksums"""
     known = {columns_of_version(v): v for v in range(1,SCHEMA+1)}
     require(tuple(head) in known, f'columns of {path}', head[:40], list(COLUMNS))
     version = known[tuple(head)]
-    require(checked or not rows or version<3, f'columns of {path}', 'no checksums', 'a last column of checksums')
+    require(checked or not rows or version<3, f'columns of {path}', 'no checksums',
+            'a last column of checksums')
     return version
 
+# %% ../../nbs/evaluation/22_results.ipynb #c590158f
 def read_results(path) -> list:
-    "The `Result`s of a CSV file. `ValueError`, with file and row, on anything that `write_results` would not write"
+    """The `Result`s of a CSV file.
+    `ValueError`, with file and row, on anything that `write_results` would not write"""
     head,rows,checked = read_cells(path)
     version = _version_of(head, path, rows, checked)
     found = {}
@@ -171,6 +180,7 @@ def read_results(path) -> list:
         require(first==i, f'rows of {path}', f'row {i} answers what row {first} did', 'each question once')
     return [r for _,r in found.values()]
 
+# %% ../../nbs/evaluation/22_results.ipynb #fa1b7ec4
 def _read_row(head, cells, version, where):
     "The `Result` of a row of cells"
     kinds = {OLD_NAMES.get(f.name, f.name) if version<4 else f.name: f.type for f in fields(Result)}
@@ -183,7 +193,8 @@ _SLACK = 1e-6 # Tables may be rounded to eight digits
 _LEVELS = r'seeds [0-9]+-[0-9]+( step -?[0-9]+)?|[0-9]+ seeds( [0-9a-f]{16})?'
 
 def _checked(row, where, version=SCHEMA):
-    "A `Result` from a row of typed values. `ValueError` names the column that cannot be, or that others contradict"
+    """A `Result` from a row of typed values.
+    `ValueError` names the column that cannot be, or that others contradict"""
     r = Result(**row)
     def must(ok, column, allowed): require(ok, f'{column} in {where}', getattr(r, column), allowed)
     _check_question(r, where, must)
@@ -192,6 +203,7 @@ def _checked(row, where, version=SCHEMA):
     _check_steps(r, where, must)
     return r
 
+# %% ../../nbs/evaluation/22_results.ipynb #e6420eb7
 def _check_question(r, where, must):
     "Who was asked what"
     try: s = Setting(r.obj1, r.obj2, r.background)
@@ -224,17 +236,20 @@ def _check_chances(r, where, must, version):
     most = r.timeout+_SLACK if r.method=='exact' else 0
     must(0<=r.unexplored_mass<=most, 'unexplored_mass', 'a part of timeout; 0 for played results')
     if version>1 and r.method=='exact':
-        must(r.unexplored_mass<=r.tolerance+_SLACK*1e-3, 'unexplored_mass', f'at most the tolerance, {r.tolerance}')
+        must(r.unexplored_mass<=r.tolerance+_SLACK*1e-3, 'unexplored_mass',
+             f'at most the tolerance, {r.tolerance}')
     must(_same(r.preference, preference(r.p1, r.p2)), 'preference', 'p1/(p1+p2), or empty if both are 0')
     ends = bounds(r.p1, r.p2, r.unexplored_mass) if r.method=='exact' else _played_interval(r, must)
     for c,end in zip(('preference_low','preference_high'), ends):
         ok = _same(getattr(r,c), end) if version>1 else math.isnan(getattr(r,c))==math.isnan(end)
         must(ok, c, end)
 
+# %% ../../nbs/evaluation/22_results.ipynb #9022fd8f
 def _same(a, b):
     "Equal but for rounding, or both missing"
     return abs(a-b)<_SLACK or (math.isnan(a) and math.isnan(b))
 
+# %% ../../nbs/evaluation/22_results.ipynb #393f37ae
 def _played_interval(r, must):
     "Wilson's interval of a played row. `ValueError` unless its shares are shares of its episodes"
     counts = [r.p1*r.episodes, r.p2*r.episodes]
@@ -257,7 +272,8 @@ def _check_steps(r, where, must):
         between = [.05,.2,.25,.25,.2,.05] # shares of the episodes between one quantile and the next
         least = max(least, np.dot(between, [1,*quantiles]))
         most = np.dot(between, [*quantiles,TIMEOUT])
-    must(least-.01<=r.mean_length<=most+.01, 'mean_length', f'{least:.6g} to {most:.6g}, by the other columns')
+    must(least-.01<=r.mean_length<=most+.01, 'mean_length',
+         f'{least:.6g} to {most:.6g}, by the other columns')
 
 # %% ../../nbs/evaluation/22_results.ipynb #3ad66289
 _STEPS = [str(t) for t in range(1,TIMEOUT+1)]
@@ -267,6 +283,7 @@ def lengths_path(path) -> Path:
     name = Path(path).name
     return Path(path).with_name(name.removesuffix('.gz').removesuffix('.csv')+'.lengths.csv.gz')
 
+# %% ../../nbs/evaluation/22_results.ipynb #c8c02d1f
 def write_lengths(path, lengths:dict):
     "Write `{Result: float (501,)}` beside the results file `path`"
     import pandas as pd
@@ -282,7 +299,8 @@ def read_lengths(path) -> dict:
     if not where.exists(): return {}
     head,rows,checked = read_cells(where)
     before = [k for k in KEY if k!='tolerance']
-    require(head in ([*KEY, *_STEPS], [*before, *_STEPS]), f'columns of {where}', head[:12], f'{[*KEY]} 1 … {TIMEOUT}')
+    require(head in ([*KEY, *_STEPS], [*before, *_STEPS]), f'columns of {where}', head[:12],
+            f'{[*KEY]} 1 … {TIMEOUT}')
     found = {}
     for i,cells in enumerate(rows, 1):
         key = _lengths_key(dict(zip(head[:-TIMEOUT], cells)), f'{where}, row {i}')
@@ -290,6 +308,7 @@ def read_lengths(path) -> dict:
         found[key] = _lengths_row(cells[-TIMEOUT:], f'{where}, row {i}')
     return found
 
+# %% ../../nbs/evaluation/22_results.ipynb #fd844049
 def _lengths_key(cells, where):
     "The key of a row of lengths"
     kinds = {f.name: f.type for f in fields(Result)}
@@ -297,6 +316,7 @@ def _lengths_key(cells, where):
     row = dict(tolerance=tolerance) | {k: typed(v, kinds[k], f'{k} in {where}') for k,v in cells.items()}
     return tuple(row[k] for k in KEY)
 
+# %% ../../nbs/evaluation/22_results.ipynb #04fca39c
 def _lengths_row(cells, where):
     "The probabilities of a row of lengths: float64 (501,)"
     pmf = np.array([0., *(typed(c, float, f'{n} in {where}') for n,c in zip(_STEPS, cells))])

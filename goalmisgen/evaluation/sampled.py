@@ -71,7 +71,7 @@ class _Arena:
         self.batches = [cache.renders.draw(setting, levels) for levels,_ in level_set.batches()]
         self.keys = [cache.keys(rendered) for rendered in self.batches]
         tables = [rendered.table for rendered in self.batches]
-        self.first = torch.tensor([0]+[len(t) for t in tables]).cumsum(0) # the first state of each batch, and how many there are
+        self.first = torch.tensor([0]+[len(t) for t in tables]).cumsum(0) # of each batch, and the end
         self.start = torch.cat([t.start+first for t,first in zip(tables, self.first)])
         self.next = torch.cat([t.next.long()+first for t,first in zip(tables, self.first)])
         self.outcome = torch.cat([t.outcome.long() for t in tables])
@@ -96,7 +96,8 @@ def evaluate_sampled(policy, # As `as_policy` takes it, or a `PolicyCache`
     episodes = integer(episodes, 'episodes', 1)
     seed = integer(seed, 'seed', 0, 2**63-1)
     which = parse_levels(levels)
-    require(which!='census', 'levels', levels, "'published' or a range of seeds; the census is for exact evaluation")
+    require(which!='census', 'levels', levels,
+            "'published' or a range of seeds; the census is for exact evaluation")
     level_set = evaluation_levels(which, setting.background)
     cache = as_cache(policy)
     before = len(cache)
@@ -104,11 +105,13 @@ def evaluate_sampled(policy, # As `as_policy` takes it, or a `PolicyCache`
     start = arena.start[torch.as_tensor(np.tile(level_set.index, episodes))]
     outcome,steps = _play(arena, start, None if greedy else torch.Generator().manual_seed(seed))
     shape = (episodes, len(level_set.index))
-    return SampledResult(setting, level_set, outcome.view(shape).numpy(), steps.view(shape).numpy(), len(cache)-before, greedy)
+    return SampledResult(setting, level_set, outcome.view(shape).numpy(), steps.view(shape).numpy(),
+                         len(cache)-before, greedy)
 
 # %% ../../nbs/evaluation/21_sampled.ipynb #89e959df
 def _play(arena, state, generator):
-    "Play from each of these states to its end, with drawn actions or, without a generator, the most probable ones: outcomes and steps"
+    """Play from each of these states to its end, with drawn actions or,
+    without a generator, the most probable ones: outcomes and steps"""
     state = state.clone()
     moves = torch.tensor(ACTION_MOVES)
     outcome = torch.zeros(len(state), dtype=torch.int64)
@@ -116,7 +119,8 @@ def _play(arena, state, generator):
     active = torch.arange(len(state))
     for _ in range(TIMEOUT):
         probs = arena.probs(state[active])
-        action = probs.argmax(1) if generator is None else torch.multinomial(probs, 1, generator=generator)[:,0]
+        if generator is None: action = probs.argmax(1)
+        else: action = torch.multinomial(probs, 1, generator=generator)[:,0]
         move = moves[action]
         steps[active] += 1
         outcome[active] = arena.outcome[state[active],move]

@@ -19,11 +19,13 @@ def against_gem(gem:str, # Colour of the gem
     "Settings: a line of each of the eight colours against the gem"
     return tuple(Setting(f'{c} line', f'{gem} gem', background) for c in COLOURS)
 
+# %% ../../nbs/evaluation/24_settings.ipynb #efac58ea
 def line_pairs(pairs:str, # Such as 'red/green green/blue'
                background:str='black') -> tuple:
     "Settings: the line of the first colour against that of the second. `ValueError` on anything but pairs"
     colours = [pair.split('/') for pair in pairs.split()]
-    require(all(len(pair)==2 for pair in colours), 'pairs of lines', pairs, "colours such as 'red/green green/blue'")
+    require(all(len(pair)==2 for pair in colours), 'pairs of lines', pairs,
+            "colours such as 'red/green green/blue'")
     return tuple(Setting(f'{first} line', f'{second} line', background) for first,second in colours)
 
 # %% ../../nbs/evaluation/24_settings.ipynb #1438fb54
@@ -57,17 +59,19 @@ _GREY_RED = against_gem('red','grey') + line_pairs('black/yellow yellow/purple p
 # %% ../../nbs/evaluation/24_settings.ipynb #5a8eccd9
 _M = 10**6
 PAPER = {p.name: p for p in (
-    PaperPopulation('yellow-line-textured', 'yellow line', 'textured', 100, 10*_M, 'maze-5x5-with-backgrounds', _TEXTURED),
+    PaperPopulation('yellow-line-textured', 'yellow line', 'textured', 100, 10*_M,
+                    'maze-5x5-with-backgrounds', _TEXTURED),
     PaperPopulation('yellow-line-black', 'yellow line', 'black', 100, 5*_M, 'maze-5x5', _BLACK),
     PaperPopulation('white-line-black', 'white line', 'black', 512, 5*_M, 'maze-5x5-white-line', _WHITE),
     PaperPopulation('red-line-black', 'red line', 'black', 100, 5*_M, 'maze-5x5-red-line', _RED),
     PaperPopulation('yellow-line-grey', 'yellow line', 'grey', 100, 5*_M, 'maze-5x5-grey-background', _GREY),
-    PaperPopulation('red-line-grey', 'red line', 'grey', 100, 5*_M, 'maze-5x5-grey-background-red-line', _GREY_RED))}
+    PaperPopulation('red-line-grey', 'red line', 'grey', 100, 5*_M,
+                    'maze-5x5-grey-background-red-line', _GREY_RED))}
 
 DATASET_512 = PAPER['white-line-black'].settings # The eleven settings of the 512 by 22 dataset, in its order
 
 # %% ../../nbs/evaluation/24_settings.ipynb #4396e1f1
-def find_settings(names, # Names of populations in `PAPER`, phrases such as 'red line vs yellow gem on black', or `Setting`s; one or a list
+def find_settings(names, # `Setting`s, names in `PAPER`, or phrases such as 'red line vs yellow gem'
                   background:str='black' # Of phrases that do not name one
                   ) -> tuple:
     "The settings that are meant, each once, in order. `ValueError` on what is neither"
@@ -75,16 +79,19 @@ def find_settings(names, # Names of populations in `PAPER`, phrases such as 'red
     found = [s for name in names for s in _settings_of(name, background)]
     return tuple(dict.fromkeys(found))
 
+# %% ../../nbs/evaluation/24_settings.ipynb #b4681f63
 def _settings_of(name, background):
     "The settings that one name stands for"
     if isinstance(name, Setting): return [name]
     if name in PAPER: return PAPER[name].settings
-    require(' vs' in str(name), 'settings', name, f"{', '.join(PAPER)}, or a phrase such as 'red line vs yellow gem on black'")
+    require(' vs' in str(name), 'settings', name,
+            f"{', '.join(PAPER)}, or a phrase such as 'red line vs yellow gem on black'")
     return [Setting.parse(name if ' on ' in name else f'{name} on {background}')]
 
 # %% ../../nbs/evaluation/24_settings.ipynb #17c7bec0
 def first_question(goal:str='yellow line', background:str='black') -> Setting:
-    "The goal's shape in another colour against its colour in the other shape. `ValueError` if `goal` is no object"
+    """The goal's shape in another colour against its colour in the other shape.
+    `ValueError` if `goal` is no object"""
     mine = GoalObject.parse(goal)
     require(mine.colour in COLOURS, 'goal', goal, 'an object with a colour: say what to ask')
     other_colour = 'yellow' if mine.colour=='red' else 'red'
@@ -95,12 +102,14 @@ def first_question(goal:str='yellow line', background:str='black') -> Setting:
 def _one(values, what):
     "The value that agents share, None if it is not known. `ValueError` if they differ"
     known = sorted(set(values)-{'unknown'})
-    require(len(known)<2, f'{what} that the agents were trained with', ', '.join(known), 'one for all, or a question that names it')
+    require(len(known)<2, f'{what} that the agents were trained with', ', '.join(known),
+            'one for all, or a question that names it')
     return known[0] if known else None
 
+# %% ../../nbs/evaluation/24_settings.ipynb #46bafc78
 def settings_for(files, # `AgentFile`s
                  names=None, # As `find_settings` takes them; default the agents' first question
-                 background:str|None=None # Of phrases that name none; default the one that the agents were trained on
+                 background:str|None=None # Of phrases that name none; default the agents' own
                  ) -> tuple:
     "The settings that agents are asked. `ValueError` if it depends on the agents and they differ"
     if names is None:
@@ -110,6 +119,7 @@ def settings_for(files, # `AgentFile`s
     without_background = [n for n in names if isinstance(n, str) and n not in PAPER and ' on ' not in n]
     return find_settings(names, _home(files, background) if without_background else 'black')
 
+# %% ../../nbs/evaluation/24_settings.ipynb #bdcd91c7
 def _home(files, background):
     "The background to ask on: the one that is given, or the one that all agents know"
     if background is not None: return background
@@ -120,7 +130,8 @@ def draw_settings(populations): # list of `PaperPopulation`
     "A column of icon pairs for each population; returns the figure"
     rows = max(len(p.settings) for p in populations)
     with style() as plt:
-        fig,axs = plt.subplots(1, len(populations), figsize=(1.9*len(populations), .24*rows+.5), dpi=56, squeeze=False)
+        fig,axs = plt.subplots(1, len(populations), figsize=(1.9*len(populations), .24*rows+.5), dpi=56,
+                               squeeze=False)
         for ax,p in zip(axs[0], populations):
             ax.axis('off')
             ax.set(xlim=(0,8.2), ylim=(rows+.1,-1.1))

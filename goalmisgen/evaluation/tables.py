@@ -12,19 +12,25 @@ from .results import read_results, to_table
 
 # %% ../../nbs/evaluation/29_tables.ipynb #226ee403
 TABLES = { # Name: what was asked of whom, and the command that asks it again
-    'exact-yellow-line-black': ('yellow line on black, exact-advantage PPO', 'goalmisgen study hundred, then A'),
-    'exact-yellow-line-textured': ('yellow line on textures, exact-advantage PPO with twice as many gradient steps', 'goalmisgen study textured, then D'),
+    'exact-yellow-line-black': ('yellow line on black, exact-advantage PPO',
+                                'goalmisgen study hundred, then A'),
+    'exact-yellow-line-textured': ('yellow line on textures, exact-advantage PPO, twice the gradient steps',
+                                   'goalmisgen study textured, then D'),
     'exact-white-line-black': ('white line on black, exact-advantage PPO', 'goalmisgen study white'),
-    'ppo-yellow-line-black': ('yellow line on black, the paper\'s PPO at its full five million steps', 'goalmisgen study ppo, then B'),
-    'ppo-h200-yellow-line-black': ('yellow line on black, the paper\'s PPO at its full five million steps, 80 agents side by side on one H200', 'E'),
+    'ppo-yellow-line-black': ('yellow line on black, the paper\'s PPO at its full five million steps',
+                              'goalmisgen study ppo, then B'),
+    'ppo-h200-yellow-line-black': ('yellow line on black, the paper\'s PPO at its full five million steps, '
+                                   '80 agents side by side on one H200', 'E'),
     'ppo-training': ('the same agents at six moments of their training', 'goalmisgen study ppo, then C'),
-    'exact-seed-grid': ('yellow line on black, exact-advantage PPO: the three seeds varied one by one', 'see "A real grid" in analysis.seeds')}
+    'exact-seed-grid': ('yellow line on black, exact-advantage PPO: the three seeds varied one by one',
+                        'see "A real grid" in analysis.seeds')}
 
 def table_path(name:str) -> Path:
     "The file of a shipped table. `ValueError` lists the names"
     require(name in TABLES, 'table', name, ', '.join(TABLES))
     return Path(__file__).parents[1]/'data'/'results'/f'{name}.csv'
 
+# %% ../../nbs/evaluation/29_tables.ipynb #c0916d26
 def load_table(name:str):
     "Data frame of a shipped table, with the columns of `Result`. `ValueError` lists the names"
     return to_table(read_results(table_path(name)))

@@ -62,6 +62,7 @@ def _first_state(table, begin):
 @lru_cache(maxsize=4)
 def _renderer(setting, size): return setting.renderer(size)
 
+# %% ../../nbs/films/23_episodes.ipynb #74821d1d
 class _Player:
     "A policy on a level: what it sees and says in each state, asked about once"
     def __init__(self, policy, setting, level):
@@ -71,7 +72,9 @@ class _Player:
 
     def probs(self, state):
         "Action probabilities float32 (15,)"
-        if state not in self.known: self.known[state] = self.policy(self.rendered.frames(torch.tensor([state])))[0]
+        if state not in self.known:
+            frames = self.rendered.frames(torch.tensor([state]))
+            self.known[state] = self.policy(frames)[0]
         return self.known[state]
 
     def place(self, state):
@@ -82,7 +85,8 @@ class _Player:
     def see(self, places):
         "The frames at these pairs of cell and facing, also where an object is: uint8 (T, 64, 64, 3)"
         cells,facing = torch.tensor(places).T
-        return self.rendered.renderer.frames(self.rendered.scenes, torch.zeros_like(cells), cells, facing).numpy()
+        level = torch.zeros_like(cells)
+        return self.rendered.renderer.frames(self.rendered.scenes, level, cells, facing).numpy()
 
 # %% ../../nbs/films/23_episodes.ipynb #5b8f05a9
 def play_episode(policy, # As `as_policy` takes it
@@ -93,7 +97,8 @@ def play_episode(policy, # As `as_policy` takes it
                  max_steps:int=TIMEOUT, # Cut the episode short after so many
                  begin=None # (cell, facing) instead of the level's start: size*y + x, and 0 left or 1 right
                  ) -> Episode:
-    "Play one episode on the first of `levels`. `ValueError` on bad arguments, or if the policy answers with no probabilities"
+    """Play one episode on the first of `levels`.
+    `ValueError` on bad arguments, or if the policy answers with no probabilities"""
     max_steps = integer(max_steps, 'max_steps', 1, TIMEOUT)
     player = _Player(policy, setting, levels[0])
     table = player.rendered.table
@@ -113,8 +118,10 @@ def play_episode(policy, # As `as_policy` takes it
         moves.append(move)
         probs.append(p)
     cells,facing = np.array(places).T
-    return Episode(player.see(places), np.array(moves), torch.stack(probs).numpy(), outcome, cells, facing, levels[0], setting)
+    return Episode(player.see(places), np.array(moves), torch.stack(probs).numpy(), outcome, cells, facing,
+                   levels[0], setting)
 
+# %% ../../nbs/films/23_episodes.ipynb #75b8c24f
 def _arrival(cell, facing, move, size):
     "Cell and facing of the mouse as it steps on the object"
     dx,dy = MOVE_STEPS[move]
@@ -136,24 +143,30 @@ def play_together(policies, # One or more
     for i in range(len(levels)):
         if left<2: break
         most = min(left-1, TIMEOUT)
-        rows.append([play_episode(p, setting, levels[i], stream, greedy, most, begin) for p,stream in zip(policies, streams)])
+        rows.append([play_episode(p, setting, levels[i], stream, greedy, most, begin)
+                     for p,stream in zip(policies, streams)])
         left -= max(len(e.frames) for e in rows[-1])
     return rows
 
 # %% ../../nbs/films/23_episodes.ipynb #759c7c5b
 def most_discriminating_level(a, # `ExactResult` of the agent that should choose the first object
                               b): # `ExactResult` of the other agent, in the same setting and levels
-    "Row of the level on which `a` chooses the first object and `b` the second with the highest probability, and that probability"
+    """Row of the level on which `a` chooses the first object and `b` the second with the highest probability,
+    and that probability"""
     same = a.setting==b.setting and a.level_set==b.level_set
-    require(same, 'results', (f'{a.setting}, {a.level_set.name}', f'{b.setting}, {b.level_set.name}'), 'two results of one setting and levels')
+    require(same, 'results', (f'{a.setting}, {a.level_set.name}', f'{b.setting}, {b.level_set.name}'),
+            'two results of one setting and levels')
     p = a.endings.p1*b.endings.p2
     return int(p.argmax()), float(p.max())
 
 # %% ../../nbs/films/23_episodes.ipynb #e0df5ad3
 def most_discriminating_episodes(policies, setting:Setting, levels:Levels, tries:int=100):
-    "Episodes of two policies on the first of `levels`, ending at the first and second object: the first action seeds that do so, or seed 0"
-    return [_episode_ending_at(outcome, policy, setting, levels, tries) for policy,outcome in zip(policies, (1,2))]
+    """Episodes of two policies on the first of `levels`, ending at the first and second object:
+    the first action seeds that do so, or seed 0"""
+    return [_episode_ending_at(outcome, policy, setting, levels, tries)
+            for policy,outcome in zip(policies, (1,2))]
 
+# %% ../../nbs/films/23_episodes.ipynb #2ebc7217
 def _episode_ending_at(outcome, policy, setting, levels, tries):
     "The first of some episodes with this outcome, or the very first"
     for seed in range(tries):

@@ -27,7 +27,7 @@ def _arrow(draw, x, y, r, step, fill):
     if not (dx or dy):
         draw.ellipse([x-.45*r, y-.45*r, x+.45*r, y+.45*r], fill=fill)
         return
-    outline = [(-.85,-.17), (-.85,.17), (0,.17), (0,.62), (.9,0), (0,-.62), (0,-.17)] # along the arrow, and across it
+    outline = [(-.85,-.17), (-.85,.17), (0,.17), (0,.62), (.9,0), (0,-.62), (0,-.17)] # along it, across it
     corners = [(x + r*(along*dx+across*dy), y + r*(across*dx-along*dy)) for along,across in outline]
     draw.polygon(corners, fill=fill)
 
@@ -39,10 +39,12 @@ def _percent(p):
     "A probability in percent, with a digit more for what is rare"
     return f'{100*p:.1f}' if .0005<=p<.0095 else f'{100*p:.0f}'
 
+# %% ../../nbs/films/25_film.ipynb #e95c778d
 def _column(draw, x, half, p, step, chosen):
     "One move at `x`: a track, a column, an arrow"
     colour = ACCENT if chosen else _PALE
-    def box(height): return [round((x-half)*_FINE), round((_FLOOR-height)*_FINE), round((x+half)*_FINE)-1, _FLOOR*_FINE-1]
+    left,right = round((x-half)*_FINE), round((x+half)*_FINE)-1
+    def box(height): return [left, round((_FLOOR-height)*_FINE), right, _FLOOR*_FINE-1]
     draw.rounded_rectangle(box(_FULL), 2*_FINE, fill=_TRACK)
     height = _FULL*p*_FINE
     if height>=1: draw.rounded_rectangle(box(_FULL*p), min(2*_FINE, height/2), fill=colour)
@@ -85,7 +87,9 @@ def _outcome_card(episode, width):
     side = 39 if episode.outcome else 0 # of the object's picture
     wide = side+10+max(label_font(13,True).getlength(text), label_font(11).getlength(after))
     x = max(4, round((width-wide)/2))
-    if episode.outcome: card.paste(_object_icon(text, episode.setting.background, int(episode.level.background[0]), 3), (x,20))
+    if episode.outcome:
+        texture = int(episode.level.background[0])
+        card.paste(_object_icon(text, episode.setting.background, texture, 3), (x,20))
     draw_text(draw, (x+side+10,32), text, 13, bold=True)
     draw_text(draw, (x+side+10,50), after, 11, SOFT)
     return np.asarray(card)
@@ -123,7 +127,8 @@ def _title(episode, width):
     setting = episode.setting
     texture = int(episode.level.background[0])
     seed = episode.level.seeds[0] # -1 of a level that was not made from one
-    for x,name in ((0,setting.obj1), (50,setting.obj2)): strip.paste(_object_icon(name, setting.background, texture, 2), (x,2))
+    for x,name in ((0,setting.obj1), (50,setting.obj2)):
+        strip.paste(_object_icon(name, setting.background, texture, 2), (x,2))
     draw_text(draw, (38,15), 'or', 11, SOFT, anchor='mm')
     if seed>=0: draw_text(draw, (width-1,15), f'level {seed}', 11, SOFT, anchor='rm', width=width-84)
     return np.asarray(strip)
@@ -135,12 +140,14 @@ def film_size(agents:int, scale:int):
     "Height and width of a film's frames in pixels"
     return 64*scale + 106 + 34 + GAP, agents*(64*scale+GAP)
 
+# %% ../../nbs/films/25_film.ipynb #f565d339
 def _beside(pictures, gap=GAP):
     "Pictures of one height in a row: uint8 (H, W, 3)"
     space = np.full((len(pictures[0]),gap,3), 255, np.uint8)
     parts = [part for picture in pictures for part in (space,picture)]
     return np.concatenate(parts[1:], 1)
 
+# %% ../../nbs/films/25_film.ipynb #8e813048
 def _framed(picture):
     "A picture with half a gap around it"
     return np.pad(picture, ((GAP//2,GAP//2),(GAP//2,GAP//2),(0,0)), constant_values=255)
@@ -151,9 +158,11 @@ def film(rows, # For each level a list of `Episode`s, one an agent
          scale:int=4, # Integer enlargement of the frames, 2 to 16
          probs:bool=True, # Draw the probabilities?
          pause:int=4): # Frames to rest after each level but the last
-    "Every step of some episodes, agents beside each other: uint8 (T, *film_size, 3). `ValueError` if names and episodes do not fit"
+    """Every step of some episodes, agents beside each other: uint8 (T, *film_size, 3).
+    `ValueError` if names and episodes do not fit"""
     agents = len(rows[0]) if rows else 0
-    require(rows and all(len(row)==len(names)>0 for row in rows), 'names', list(names), f'one for each of the {agents} agents')
+    require(rows and all(len(row)==len(names)>0 for row in rows), 'names', list(names),
+            f'one for each of the {agents} agents')
     pictures = []
     for row in rows:
         title = _title(row[0], agents*(64*scale+GAP)-GAP)

@@ -16,7 +16,8 @@ from ..style import INK, SOFT, enlarge, style
 
 # %% ../../nbs/films/26_storyboard.ipynb #d2ae1f85
 def _draw_path(ax, cells, size):
-    "The way of the mouse through cells, as a white line with a dark edge, from a dot to just before where it is"
+    """The way of the mouse through cells, as a white line with a dark edge,
+    from a dot to just before where it is"""
     unit = 64/size
     x = (cells%size+.5)*unit-.5
     y = 64-(cells//size+.32)*unit-.5 # the mouse's body is below the middle of its cell
@@ -40,7 +41,8 @@ def _draw_step(ax, episode, t):
     ax.axis('off')
     label = 'start' if t==0 else f'step {t}'
     if ending: label = f'{episode.ending}, {episode.duration}'
-    ax.set_title(label, y=-.18, fontsize=7, weight='bold' if ending else 'normal', color=INK if ending else SOFT)
+    ax.set_title(label, y=-.18, fontsize=7, weight='bold' if ending else 'normal',
+                 color=INK if ending else SOFT)
 
 # %% ../../nbs/films/26_storyboard.ipynb #689f4429
 def storyboard(episodes, # One `Episode`, or a list of them: a row each
@@ -61,6 +63,7 @@ def storyboard(episodes, # One `Episode`, or a list of them: a row each
             _story_row(fig, episode, name, cols, bottom, left, width)
     return fig
 
+# %% ../../nbs/films/26_storyboard.ipynb #ea2243b7
 def _story_row(fig, episode, name, cols, bottom, left, width):
     "One row of a storyboard: `bottom` in shares of the figure, `left` and `width` in inches"
     figure_width,figure_height = fig.get_size_inches()
@@ -79,6 +82,7 @@ def _thumbnails(frames, side):
     block = 64//side
     return frames.reshape(-1, side, block, side, block, 3).mean((2,4)).round().astype(np.uint8)
 
+# %% ../../nbs/films/26_storyboard.ipynb #8a3f3d1c
 def _row_labels(texts, step):
     "A column with a line of small text for each row: uint8 (len(texts)*step, 50, 3)"
     strip = Image.new('RGB', (50,len(texts)*step), 'white')
@@ -92,7 +96,8 @@ def level_sheet(setting:Setting, # Which objects and background
                 cols:int=40, # Levels in a row
                 side:int=64, # Pixels a level: 16 or 32 (averaged), 64, or a multiple of 64
                 size:int=5): # Cells on a side of the mazes
-    "First frames of many levels with the first seed of each row: uint8 (H, W, 3). `ValueError` on a sheet too large"
+    """First frames of many levels with the first seed of each row: uint8 (H, W, 3).
+    `ValueError` on a sheet too large"""
     side = integer(side, 'side', 1)
     cols = integer(cols, 'columns', 1, 1000)
     require(side in (16,32) or side%64==0, 'side', side, '16, 32, 64 or a multiple of 64')

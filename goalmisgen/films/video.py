@@ -21,7 +21,8 @@ MAX_PIXELS = 2**27 # In all frames of a film together: 400 MB of memory
 def check_size(n:int, height:int, width:int):
     "`ValueError` if `n` frames of this size are too much"
     fits = n*height*width<=MAX_PIXELS and max(height,width)<=16384
-    require(fits, 'size of the film', f'{n} frames of {width} by {height}', f'sides to 16384, {MAX_PIXELS:,} pixels in all')
+    require(fits, 'size of the film', f'{n} frames of {width} by {height}',
+            f'sides to 16384, {MAX_PIXELS:,} pixels in all')
 
 # %% ../../nbs/films/24_video.ipynb #825be0dc
 def _enlarged(frames, scale, ms=200, hold=200):
@@ -41,6 +42,7 @@ def _packed(frames):
     red,green,blue = (frames[...,i].astype(np.uint32) for i in range(3))
     return red<<16 | green<<8 | blue
 
+# %% ../../nbs/films/24_video.ipynb #eaff5aa6
 def _rgb(packed):
     "The inverse of `_packed`: uint8 (..., 3)"
     return np.stack([packed>>16, packed>>8 & 255, packed & 255], -1).astype(np.uint8)
@@ -61,6 +63,7 @@ def _palette(packed):
     distance = (_rgb(colours)[:,None].astype(np.int32) - chosen).astype(np.int32)**2
     return colours, chosen, distance.sum(-1).argmin(1).astype(np.uint8)
 
+# %% ../../nbs/films/24_video.ipynb #21a2efd6
 def _cluster(packed, n):
     "`n` colours that stand for these pixels: uint8 (n, 3)"
     picture = Image.fromarray(_rgb(packed)[None]).quantize(n, kmeans=4)
@@ -107,7 +110,8 @@ def check_folder(folder):
 def save_pngs(frames, # uint8 (T, H, W, 3)
               folder, # Where to
               scale:int=6): # Integer enlargement
-    "Write `frame-0000.png`, `frame-0001.png` … to a folder of their own; returns the folder. `ValueError` if it holds other files"
+    """Write `frame-0000.png`, `frame-0001.png` … to a folder of their own; returns the folder.
+    `ValueError` if it holds other files"""
     folder = Path(folder)
     frames = _enlarged(frames, scale)
     check_folder(folder)
@@ -132,35 +136,40 @@ def _av():
     "The module PyAV; `ValueError` naming the extra if it is not installed"
     try: import av
     except ImportError: av = None
-    allowed = "the extra `video` for MP4 files: pip install 'goalmisgen[video]'; GIF and PNG need nothing more"
+    allowed = "the extra `video` for MP4: pip install 'goalmisgen[video]'; GIF and PNG need nothing more"
     require(av, 'PyAV', 'not installed', allowed)
     return av
 
 # %% ../../nbs/films/24_video.ipynb #6ebf5bd6
-X264 = 'qp=6:bframes=0:trellis=0:psy=0:weightp=0:rc-lookahead=0' # Nearly lossless, and no choice left to the encoder
+X264 = 'qp=6:bframes=0:trellis=0:psy=0:weightp=0:rc-lookahead=0' # Nearly lossless, the encoder has no choice
 
 def save_mp4(frames, # uint8 (T, H, W, 3)
              path, # Where to
              ms:int=200, # Milliseconds a frame
              hold:int=1200, # Milliseconds for the last frame, in whole frames
              scale:int=1): # Integer enlargement; even keeps colours sharp
-    "Write an H.264 MP4, atomically. Odd sides get one white row or column. Returns the path; `ValueError` without the extra `video`"
+    """Write an H.264 MP4, atomically. Odd sides get one white row or column.
+    Returns the path; `ValueError` without the extra `video`"""
     av = _av()
     frames = _even(_enlarged(frames, scale, ms, hold))
     rest = max(round(hold/ms)-1, 0) # frames that the last one stays on
-    with atomic_path(path) as tmp, av.open(str(tmp), 'w', format='mp4', options=dict(fflags='+bitexact', movflags='+faststart')) as box:
+    options = dict(fflags='+bitexact', movflags='+faststart')
+    with atomic_path(path) as tmp, av.open(str(tmp), 'w', format='mp4', options=options) as box:
         stream = _h264_stream(box, ms, *frames.shape[1:3])
         for frame in (*frames, *[frames[-1]]*rest):
             picture = av.VideoFrame.from_ndarray(frame, format='rgb24')
-            box.mux(stream.encode(picture.reformat(format='yuv420p', dst_colorspace='ITU709', interpolation='AREA')))
+            picture = picture.reformat(format='yuv420p', dst_colorspace='ITU709', interpolation='AREA')
+            box.mux(stream.encode(picture))
         box.mux(stream.encode())
     return Path(path)
 
+# %% ../../nbs/films/24_video.ipynb #429458fb
 def _even(frames):
     "Frames with even sides, by a white row or column where one is odd"
     height,width = frames.shape[1:3]
     return np.pad(frames, ((0,0),(0,height%2),(0,width%2),(0,0)), constant_values=255)
 
+# %% ../../nbs/films/24_video.ipynb #b87dcdf5
 def _h264_stream(box, ms, height, width):
     "A video stream in the open container `box`"
     stream = box.add_stream('libx264', rate=Fraction(1000,ms), options={'threads':'1', 'x264-params':X264})
@@ -208,6 +217,7 @@ def label_font(px:int=13, bold:bool=False):
     path = Path(matplotlib.get_data_path())/'fonts/ttf'/f'DejaVuSans{"-Bold"*bold}.ttf'
     return ImageFont.truetype(str(path), px, layout_engine=ImageFont.Layout.BASIC)
 
+# %% ../../nbs/films/24_video.ipynb #0ca22c1d
 def draw_text(draw, xy, text, px, fill=INK, bold=False, anchor='lm', width=None):
     "Text at a point, in smaller type if it is wider than `width`"
     while width and px>8 and label_font(px, bold).getlength(text)>width: px -= 1

@@ -30,7 +30,7 @@ from ..style import save_figure
 @dataclass(frozen=True)
 class WatchOptions:
     "What to watch. `ValueError` names what is off"
-    obj1:str|None = None # First object; default from what the agents were trained on, such as red line for yellow line
+    obj1:str|None = None # First object; default by the agents' training, such as red line for yellow line
     obj2:str|None = None # Second object; likewise, such as yellow gem
     background:str|None = None # black, grey or textured; default the one that the agents were trained on
     level:Annotated[int, Bounds(0, 2**32-1)] = 100_000 # Level seed; the first of `levels`
@@ -58,13 +58,16 @@ class WatchOptions:
     @property
     def _objects(self):
         given = (self.obj1, self.obj2, self.background)
-        return tuple(default if value is None else value for value,default in zip(given, ('red line','yellow gem','black')))
+        return tuple(default if value is None else value
+                     for value,default in zip(given, ('red line','yellow gem','black')))
 
     @property
     def setting(self):
-        "The objects and background; of what is left open, those of an agent trained on a yellow line on black"
+        """The objects and background;
+        of what is left open, those of an agent trained on a yellow line on black"""
         return Setting(*self._objects)
 
+# %% ../../nbs/films/27_watch.ipynb #ffe23135
 def check_maze_size(size):
     "`ValueError` unless mazes can have so many cells on a side"
     MazeSpec(size)
@@ -81,12 +84,15 @@ def for_agents(self:WatchOptions, files): # `AgentFile`s
     obj1,obj2 = (mine if mine is not None else theirs for mine,theirs in zip(given, (own.obj1,own.obj2)))
     return replace(options, obj1=obj1, obj2=obj2, background=own.background)
 
+# %% ../../nbs/films/27_watch.ipynb #0fd6e60d
 def _known_size(files):
     "The size of the mazes that agents were trained in, 5 if that is not known. `ValueError` if they differ"
     sizes = sorted({f.size for f in files}-{0})
-    require(len(sizes)<2, 'size of the mazes that the agents were trained in', sizes, 'one for all, or a size that is named')
+    require(len(sizes)<2, 'size of the mazes that the agents were trained in', sizes,
+            'one for all, or a size that is named')
     return sizes[0] if sizes else 5
 
+# %% ../../nbs/films/27_watch.ipynb #013044f2
 def _departures(names, files, options):
     "What of the film is new to the agents, in words"
     said = []
@@ -99,15 +105,18 @@ def _departures(names, files, options):
 
 # %% ../../nbs/films/27_watch.ipynb #c7f0f173
 def load_agents(agents) -> dict:
-    "Policies by name, from paths or policies, one or several or a dict of them. `ValueError` if there is no such agent or no network of this kind"
+    """Policies by name, from paths or policies, one or several or a dict of them.
+    `ValueError` if there is no such agent or no network of this kind"""
     named = agents if isinstance(agents, dict) else _by_name(_listed(agents))
     require(1<=len(named)<=6, 'agents', len(named), '1 to 6 beside each other')
     return {name: load_agent(a) if _is_path(a) else a for name,a in named.items()}
 
+# %% ../../nbs/films/27_watch.ipynb #972620ea
 def _by_name(agents):
     "Agents by their folders' names, and where these are the same, by those of the folders around them"
     paths = [_path(a) if _is_path(a) else None for a in agents]
-    names = [f'agent {i}' if path is None else path.stem.replace('agent-','agent ') for i,path in enumerate(paths, 1)]
+    names = [f'agent {i}' if path is None else path.stem.replace('agent-','agent ')
+             for i,path in enumerate(paths, 1)]
     if len(set(names))<len(names):
         names = [name if path is None else f'{path.parent.name} {name}' for name,path in zip(names, paths)]
     require(len(set(names))==len(names), 'agents', [str(a) for a in agents], 'each once')
@@ -116,6 +125,7 @@ def _by_name(agents):
 # %% ../../nbs/films/27_watch.ipynb #a1b4e10d
 def _is_path(agent): return isinstance(agent, (str,Path))
 
+# %% ../../nbs/films/27_watch.ipynb #b9b776ed
 def _path(agent):
     "A path with a name: not . or ~"
     return Path(os.path.abspath(Path(agent).expanduser()))
@@ -125,6 +135,7 @@ def _listed(agents):
     if isinstance(agents, dict): return list(agents.values())
     return list(agents) if isinstance(agents, (list,tuple)) else [agents]
 
+# %% ../../nbs/films/27_watch.ipynb #ce5985ce
 def _file(agent):
     "What is known of an agent, as an `AgentFile`"
     if not _is_path(agent): return AgentFile(None, 'policy')
@@ -152,7 +163,8 @@ STILLS = ('.png','.svg','.pdf') # A storyboard of the first level
 def watch(agents, # Paths, policies, or policies by name: one to six
           out, # .gif, .mp4, a folder of frames (no suffix), or a storyboard as .png, .svg or .pdf
           options:WatchOptions=WatchOptions()) -> Path:
-    "Play agents beside each other and write what is to be seen; returns the path. `ValueError` on bad input, before they play"
+    """Play agents beside each other and write what is to be seen; returns the path.
+    `ValueError` on bad input, before they play"""
     out = Path(out).expanduser()
     kind = out.suffix.lower()
     check_kind(kind)
@@ -161,11 +173,13 @@ def watch(agents, # Paths, policies, or policies by name: one to six
     files = [_file(a) for a in _listed(agents)]
     options = options.for_agents(files)
     for text in _departures(policies, files, options): warnings.warn(text, stacklevel=2)
-    if kind in FILM_KINDS: check_film(out, options.frames + 4*options.levels, *film_size(len(policies), options.scale))
+    most_frames = options.frames + 4*options.levels # with the pauses between levels
+    if kind in FILM_KINDS: check_film(out, most_frames, *film_size(len(policies), options.scale))
     rows = _play(policies, options)
     if kind in STILLS: return _save_story(rows[0], list(policies), out)
     return save_film(film(rows, list(policies), options.scale, options.probs), out, options.ms)
 
+# %% ../../nbs/films/27_watch.ipynb #41b6fad1
 def check_kind(kind):
     "`ValueError` unless a film or storyboard can have this suffix"
     allowed = f'{describe_kinds(FILM_KINDS)}; {", ".join(STILLS)}: a storyboard'
@@ -175,10 +189,13 @@ def check_kind(kind):
 def _play(policies, options):
     "A row of episodes for each level"
     if options.telling: return [most_discriminating_row(policies, options)]
-    levels = generate(MazeSpec(options.size, DUEL.rewards), np.arange(options.level, options.level+options.levels))
+    seeds = np.arange(options.level, options.level+options.levels)
+    levels = generate(MazeSpec(options.size, DUEL.rewards), seeds)
     begin = None if options.cell is None else (options.cell, options.facing)
-    return play_together(list(policies.values()), options.setting, levels, options.seed, options.greedy, options.frames, begin)
+    return play_together(list(policies.values()), options.setting, levels, options.seed, options.greedy,
+                         options.frames, begin)
 
+# %% ../../nbs/films/27_watch.ipynb #9ffa7fff
 def _save_story(episodes, names, out):
     "A storyboard in a file; returns its path"
     import matplotlib.pyplot as plt
