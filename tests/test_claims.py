@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import binomtest, ks_2samp, pearsonr, t, ttest_ind
+from scipy.stats import binomtest, f_oneway, ks_2samp, pearsonr, t, ttest_ind
 from sklearn.linear_model import Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -60,11 +60,12 @@ def test_the_papers_population_again_and_twins():
         says(f'{r.value:.2f} ({r.low:.2f} to {r.high:.2f})')
 
 
-def test_sight_fitted_to_one_trainer_predicts_the_other():
-    scores, eyes, table = shipped_scores(), ['sufficiency_red', 'sufficiency_green'], load_table(BLACK)
-    new = scores.query("population=='ppo-h200-yellow-line-black'").set_index('agent')[eyes]
+def test_sufficiency_fitted_to_one_trainer_predicts_the_other():
+    scores, table = shipped_scores(), load_table(BLACK)
+    columns = ['sufficiency_red', 'sufficiency_green']
+    new = scores.query("population=='ppo-h200-yellow-line-black'").set_index('agent')[columns]
     for question in (Setting('green line', 'red line'), PAIR):
-        X, y, _ = paired(scores, table, question, eyes)
+        X, y, _ = paired(scores, table, question, columns)
         told = make_pipeline(StandardScaler(), Ridge(1.)).fit(X, y).predict(new.to_numpy())
         wants = preference('ppo-h200-yellow-line-black', question.obj1, question.obj2).reindex(new.index)
         r = correlation_of(told, wants)
@@ -72,16 +73,16 @@ def test_sight_fitted_to_one_trainer_predicts_the_other():
         says(f'{r.value:.2f} ({r.low:.2f} to {r.high:.2f}) for {"green against red line" if question!=PAIR else "red line against gem"}')
 
 
-def test_what_sight_and_need_predict_of_all_six_questions():
+def test_what_sufficiency_and_necessity_predict_of_all_six_questions():
     scores, table = shipped_scores().query('population==@BLACK'), load_table(BLACK)
     asked = [Setting(*k) for k in dict.fromkeys(zip(table.obj1, table.obj2, table.background))]
-    sight, need = (predict_preferences(scores, table, asked, (f'{k}_red', f'{k}_green'), permutations=0).set_index(['obj1', 'obj2'])
-                   for k in ('sight', 'need'))
-    sure = [f'{sight.r2[q]:.2f} ({sight.low[q]:.2f} to {sight.high[q]:.2f})' for q in
+    sufficiency, necessity = (predict_preferences(scores, table, asked, (f'{kind}_red', f'{kind}_green'), permutations=0)
+                              .set_index(['obj1', 'obj2']) for kind in ('sufficiency', 'necessity'))
+    sure = [f'{sufficiency.r2[q]:.2f} ({sufficiency.low[q]:.2f} to {sufficiency.high[q]:.2f})' for q in
             (('green line', 'red line'), ('green line', 'yellow gem'), ('red line', 'yellow gem'))]
     says(f'R² is {sure[0]} for green against red line, {sure[1]} for green line against gem, {sure[2]} for red line against gem')
-    assert len(asked) == 6 and set(sight.agents) == {55} and set(sight.left_out) == {45} and sorted(sight.r2)[2] < .2
-    lost = [need.r2[q] for q in (('green line', 'red line'), ('green line', 'yellow gem'), ('red line', 'yellow gem'))]
+    assert len(asked) == 6 and set(sufficiency.agents) == {55} and set(sufficiency.left_out) == {45} and sorted(sufficiency.r2)[2] < .2
+    lost = [necessity.r2[q] for q in (('green line', 'red line'), ('green line', 'yellow gem'), ('red line', 'yellow gem'))]
     says('predicts less: {:.2f}, {:.2f} and {:.2f}'.format(*lost))
     says(f'All {(scores.necessity_blue > .5).sum()} need the *blue* channel')
     assert (scores.necessity_blue > .5).all()
@@ -141,6 +142,23 @@ def test_interval_of_what_is_explained_holds_the_truth_as_often_as_it_says():
         e = explained(signal+rng.normal(size=80), signal, 0*signal, seed)
         hits += e.low <= .5 <= e.high
     assert 52 <= hits <= 60
+
+
+# Seeds
+
+def test_shares_and_their_p_are_those_of_an_analysis_of_variance():
+    "The share is eta squared of a one-way analysis of variance, whose p that of the permutations is near"
+    rng = np.random.default_rng(0)
+    grid = seed_table(seed_grid(3, 3, 4))
+    grid['preference'] = .5 + .08*(grid.weights-1000) + rng.normal(0, .1, len(grid))
+    found = main_effects(grid).set_index('factor')
+    for factor in ('weights', 'levels', 'sampling'):
+        groups = [g.preference for _, g in grid.groupby(factor)]
+        within = sum(((g-g.mean())**2).sum() for g in groups)
+        assert np.isclose(found.share[factor], 1-within/((grid.preference-grid.preference.mean())**2).sum())
+        assert abs(found.p[factor]-f_oneway(*groups).pvalue) < .05
+    assert found.p['weights'] < .01 and np.isclose(found.by_chance['sampling'], 3/35)
+    assert (main_effects(grid.assign(preference=.5)).share == 0).all()
 
 
 # Orders, extremes, reports

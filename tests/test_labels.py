@@ -104,10 +104,10 @@ def test_somebody_elses_words_are_no_formulas(text):
     for fig in everything_named(text): drawn(fig)
 
 
-# Sights of any colours
+# Sufficiency for any colours
 
 @pytest.mark.parametrize('a', COLOURS)
-def test_sights_are_drawn_for_any_two_colours(a):
+def test_sufficiency_is_drawn_for_any_two_colours(a):
     scores = shipped_scores().query("population=='exact-yellow-line-black'")
     table = load_table('exact-yellow-line-black').query("obj1=='green line' and obj2=='red line'")
     for b in COLOURS:

@@ -22,6 +22,7 @@ def log_odds(move:str) -> Callable: # left, down, up, right or stay
     def target(logits, values): return logits[:,makes_move].logsumexp(1) - logits[:,~makes_move].logsumexp(1)
     return target
 
+# %% ../../nbs/analysis/35_attribution.ipynb #fdfaf106
 def state_value(logits, values):
     "A target for `input_gradient`: the critic's value"
     return values

@@ -18,6 +18,7 @@ def level_keys(levels:Levels):
     flat = np.column_stack([levels.grid.reshape(len(levels),-1), levels.start])
     return np.ascontiguousarray(flat).view(f'V{flat.shape[1]}').ravel()
 
+# %% ../../nbs/analysis/31_census.ipynb #7095db6f
 @dataclass(frozen=True)
 class LevelOverlap:
     "What a range of training seeds and a range of test seeds turned out to be"
@@ -27,6 +28,7 @@ class LevelOverlap:
     twice:int # Levels that came up exactly twice
     seen:float # Share of the test seeds whose level is among the training levels
 
+# %% ../../nbs/analysis/31_census.ipynb #c146f8dd
 def overlap(spec:MazeSpec, train=range(100_000), test=range(100_000,101_000)) -> LevelOverlap:
     "Make the levels of both ranges of seeds and compare them. `ValueError` on an empty range"
     require(len(train) and len(test), 'seeds', (train,test), 'two ranges that are not empty')
@@ -53,6 +55,7 @@ def _num_placements(spec, n):
     if spec.region == 0: return 1
     return free if len(spec.rewards) == 1 else free*(free-1)
 
+# %% ../../nbs/analysis/31_census.ipynb #5b123188
 def count_levels(spec:MazeSpec) -> float:
     """How many different levels a spec can make, where that can be calculated: dead ends kept, or a size up
     to 5. `ValueError` elsewhere"""

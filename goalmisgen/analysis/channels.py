@@ -177,6 +177,7 @@ def _dprime(difference, spread):
     if spread > 1e-6: return difference/spread
     return np.inf*np.sign(difference) if abs(difference) > 1e-6 else 0.
 
+# %% ../../nbs/analysis/32_channels.ipynb #ae41926a
 def _stands_out(value, p): # brightness of the object; probabilities (256,) of what it is compared with
     "Mean and sd of what is compared with, mean absolute difference, and d'"
     brightness = np.arange(256)
@@ -217,6 +218,7 @@ def _cell_text(value, signed):
     text = f'{value:+.1f}' if signed and np.isfinite(value) and value else f'{value:.0f}'
     return text.replace('inf', '∞').replace('-', '−')
 
+# %% ../../nbs/analysis/32_channels.ipynb #f8ac0ca3
 def _heat(ax, table, index, measure, top):
     "A table of `visibility` as coloured cells on matplotlib axes: `index` down, channels across"
     cells = table.pivot(index=index, columns='channel',

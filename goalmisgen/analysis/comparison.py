@@ -22,6 +22,7 @@ def _mean_difference(a, b, axis=-1): return a.mean(axis) - b.mean(axis)
 
 def _sd_difference(a, b, axis=-1): return a.std(axis, ddof=1) - b.std(axis, ddof=1)
 
+# %% ../../nbs/analysis/32_comparison.ipynb #03886484
 def cohens_d(a, b, axis=-1):
     """Difference of the means over the pooled standard deviation (Cohen, 1988); nan or infinite where nothing
     varies"""
@@ -30,6 +31,7 @@ def cohens_d(a, b, axis=-1):
     pooled = (freedom_a*a.var(axis, ddof=1) + freedom_b*b.var(axis, ddof=1))/(freedom_a+freedom_b)
     with np.errstate(divide='ignore', invalid='ignore'): return _mean_difference(a, b, axis)/np.sqrt(pooled)
 
+# %% ../../nbs/analysis/32_comparison.ipynb #7f1daa2f
 def sd_ratio(a, b, axis=-1):
     "Standard deviation of the first over that of the second; nan or infinite where nothing varies"
     with np.errstate(divide='ignore', invalid='ignore'): return a.std(axis, ddof=1)/b.std(axis, ddof=1)
@@ -102,6 +104,7 @@ def _draw_distribution(ax, preference, colour, name):
     share = np.concatenate([[0], np.arange(1, len(p)+1)/len(p), [1]])
     ax.step(steps, share, where='post', color=colour, lw=1.6, label=plain(name))
 
+# %% ../../nbs/analysis/32_comparison.ipynb #868d254f
 def _only_method(table, name) -> str:
     "The one method by which a table was asked. `ValueError` if there are several"
     methods = sorted(set(table.method))

@@ -84,6 +84,7 @@ def _body(values, floor):
     rise = np.concatenate([np.zeros((1, values.shape[1])), steps.cumsum(0)])
     return rise - steps[:middle].sum(0) + at[middle]
 
+# %% ../../nbs/analysis/35_copula.ipynb #981e4a2d
 def _upper_tail(body, long):
     "The curve beyond the last quantile: as straight as from the median, or exponential where `long` (C,)"
     from scipy.special import log_ndtr
@@ -96,6 +97,7 @@ def _upper_tail(body, long):
     exponential = high + (high-upper_quartile)/np.log(5)*(np.log(.05) - log_ndtr(-beyond))
     return np.where(long, exponential, normal)
 
+# %% ../../nbs/analysis/35_copula.ipynb #b3734b45
 def _knots(values, floor, long):
     "Values (K, C) at the scores of `_score_grid`, for transformed values (N, C)"
     body = _body(values, floor)
@@ -152,6 +154,7 @@ def mahalanobis(scores, correlation): # float (N, C), (C, C)
     whitened = np.linalg.solve(np.linalg.cholesky(correlation), scores.T)
     return np.sqrt((whitened*whitened).sum(0))
 
+# %% ../../nbs/analysis/35_copula.ipynb #1004fc50
 def fit_values(values, floor, long, top) -> GaussianCopula: # float64 (N, C); the rest as in `GaussianCopula`
     "The distribution of transformed values"
     copula = GaussianCopula(_knots(values, floor, long), rank_correlation(values), floor, long, top)
@@ -169,6 +172,7 @@ def fit_copula(matrix) -> GaussianCopula: # Data frame from `results_matrix`
     floor = np.where(long, MIN_SPREAD['steps'], MIN_SPREAD['preference'])
     return fit_values(variance_stabilise(matrix), floor, long, np.where(long, np.log(500), np.pi))
 
+# %% ../../nbs/analysis/35_copula.ipynb #2c4e14cd
 def normal_scores(matrix, # Data frame from `results_matrix`
                   copula:GaussianCopula|None=None): # Default: its own distribution
     "Normal scores as a data frame like `matrix`, nothing missing"

@@ -27,6 +27,7 @@ def front_file(name:str) -> str:
     "The text of a file of the browser's side: HTML, CSS or JavaScript"
     return files('goalmisgen').joinpath('data', 'widgets', name).read_text(encoding='utf-8')
 
+# %% ../../nbs/analysis/38_details.ipynb #1e853155
 def fill(template:str, # Name of a template in `data/widgets`, without `.html`
          **values # HTML for its places
          ) -> str:
@@ -43,6 +44,7 @@ def number_text(x, digits:int=2) -> str:
     "A number to so many digits; a dash where there is none"
     return f'{x:.{digits}f}' if x == x else '–'
 
+# %% ../../nbs/analysis/38_details.ipynb #d16e6c9a
 def _line_html(cells, tag): return '<tr>' + ''.join(f'<{tag}>{c}</{tag}>' for c in cells) + '</tr>'
 
 def table_html(head, rows, kind='') -> str: # cells are HTML
@@ -57,11 +59,13 @@ def _answer_texts(row) -> list: # Row of `Explorer.answers`
     "Preference, mean steps and timeouts as texts"
     return [number_text(row.preference), number_text(row.mean_length, 1), f'{100*row.timeout:.1f} %']
 
+# %% ../../nbs/analysis/38_details.ipynb #afa6fbbf
 def _bar_html(setting, preference) -> str:
     "The two objects, and how often the first is reached between them"
     share = fill('bar', percent=f'{100*preference:.0f}') if preference == preference else ''
     return icon_html(setting.obj1, setting.background) + share + icon_html(setting.obj2, setting.background)
 
+# %% ../../nbs/analysis/38_details.ipynb #e2554a7c
 def one_agent_html(explorer:Explorer) -> str:
     "The numbers of the one selected agent in every setting"
     answers = explorer.answers().set_index('setting')

@@ -38,6 +38,7 @@ def _density_clusters(z, least=None):
     if (several.labels_ >= 0).mean() >= .5: return several
     return HDBSCAN(min_cluster_size=size, allow_single_cluster=True, copy=True).fit(leading)
 
+# %% ../../nbs/analysis/37_detectors.ipynb #175af404
 def clusters(z, # Data frame from `standardise`
              least:int|None=None # Agents in a cluster at least; default a twentieth, 5 or more
              ) -> np.ndarray:
@@ -102,6 +103,7 @@ def _draw_points(ax, points, labels):
             edgecolor='none')
         ax.scatter(*points[labels==k].T, s=14, alpha=.6, lw=.4, **look)
 
+# %% ../../nbs/analysis/37_detectors.ipynb #bc32beb8
 def _axis_names(share):
     "What the two axes of a map are"
     if share is None: return dict(xlabel='t-SNE 1', ylabel='t-SNE 2')

@@ -62,6 +62,7 @@ def _svg_of(fig) -> str:
     fig.savefig(out, format='svg', metadata={'Date':None})
     return out.getvalue()
 
+# %% ../../nbs/analysis/37_explorer.ipynb #3e452b17
 def _dots_of(fig, ax, rows) -> tuple:
     "Where the rows' dots are on a figure, in points from its left upper corner: a `Dot` each"
     height = 72*fig.get_figheight()
@@ -96,6 +97,7 @@ def _is_agent_dict(agents) -> bool:
     numbers_ok = all(isinstance(n, (int,np.integer)) for n in agents)
     return numbers_ok and all(callable(a) or isinstance(a, (str,Path)) for a in agents.values())
 
+# %% ../../nbs/analysis/37_explorer.ipynb #ed817d16
 def find_weights(agents # A folder with `agent-N` in it, a dict from number to a policy or its path, or None
                  ) -> dict:
     "Policies or paths by agent number. `ValueError` if there are none in the folder, or on anything else"
@@ -118,6 +120,7 @@ def check_table(table, method:str):
             'one; choose the rows of one, such as table[table.population==name]')
     require(method in set(table.method), 'method', method, ', '.join(sorted(set(table.method))))
 
+# %% ../../nbs/analysis/37_explorer.ipynb #3a5ba4e2
 def check_numbers(rows, setting):
     "`ValueError` unless a number names one agent"
     twice = rows.agent[rows.agent.duplicated()].tolist()
@@ -171,6 +174,7 @@ def select(self:Explorer, agents=()): # A number, or several
     self.selected = tuple(int(n) for n in self.agents if n in chosen)
     for notify in self._listeners: notify()
 
+# %% ../../nbs/analysis/37_explorer.ipynb #24f0cbce
 @patch
 def listen(self:Explorer, notify:Callable): # Function without arguments
     "Call `notify` whenever the selection changes"
@@ -194,6 +198,7 @@ def answers(self:Explorer):
     found = pd.concat(parts)[['agent','setting',*RESULT_COLUMNS]]
     return found.sort_values('agent', kind='stable').reset_index(drop=True)
 
+# %% ../../nbs/analysis/37_explorer.ipynb #c15788ba
 @patch
 def preferences(self:Explorer):
     """Data frame of the selected agents' preferences: a row for each agent, a column for each setting; nan
@@ -221,6 +226,7 @@ def weights_file(source, agent:int) -> Path: # Path of an agent's folder, or of 
     require(file.is_file(), f'weights of agent {agent}', str(source), allowed)
     return file
 
+# %% ../../nbs/analysis/37_explorer.ipynb #cc6573c7
 @patch
 def _read(self:Explorer, agent, source):
     "A policy from a path, checked against the table"
@@ -260,6 +266,7 @@ def episodes(self:Explorer,
     (played,) = play_together(policies, setting, generate(DUEL, [level]), seed, frames=MAX_STEPS_SHOWN+1)
     return dict(zip(some, played))
 
+# %% ../../nbs/analysis/37_explorer.ipynb #156fd4db
 @patch
 def animation(self:Explorer, setting:Setting, level:int=100_000, seed:int=0, scale:int=4) -> bytes:
     "The episodes beside each other, with what the agent might have done at every step, as a GIF"

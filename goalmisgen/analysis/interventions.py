@@ -121,6 +121,7 @@ def scenes(self:PartRenderer, levels:Levels, chunk:int=512) -> torch.Tensor:
         planes.append(Renderer.scenes(renderer, shown, chunk)[...,k])
     return torch.stack(planes, -1)
 
+# %% ../../nbs/analysis/33_interventions.ipynb #34653d6b
 @patch
 def frames(self:PartRenderer, scenes, index, cell, facing, out=None) -> torch.Tensor:
     "Observations: uint8 (B, 64, 64, 3) tensor; arguments as for a `Renderer`"

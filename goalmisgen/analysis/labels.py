@@ -52,6 +52,7 @@ def _overlap(box, boxes):
     sides = np.minimum(box[2:], others[:,2:]) - np.maximum(box[:2], others[:,:2])
     return sides.clip(0).prod(1).sum()
 
+# %% ../../nbs/analysis/30_labels.ipynb #3e1f087c
 def _dots(ax, reach):
     "Boxes around the dots of all scatter plots on the axes: float64 (N, 4)"
     plots = [c for c in ax.collections if len(c.get_offsets())]
@@ -65,6 +66,7 @@ def _num_crossed(line, boxes):
     from matplotlib.transforms import Bbox
     return sum(line.intersects_bbox(Bbox.from_extents(box), filled=False) for box in boxes)
 
+# %% ../../nbs/analysis/30_labels.ipynb #f37302d6
 def _cost(box, dot, inside, taken, dots, lines):
     "How bad it is to name the dot at `dot` in this box"
     from matplotlib.path import Path

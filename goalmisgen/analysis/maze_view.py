@@ -41,10 +41,12 @@ class MazeView:
         table = self._rendered.table
         if self.cell is None: put('cell', int(table.cell[table.start[0]]))
         floor = self.floor
-        require(self.cell in floor, 'cell', self.cell, f'open floor, size*y + x: {", ".join(map(str, floor))}')
+        open_cells = ', '.join(map(str, floor))
+        require(self.cell in floor, 'cell', self.cell, f'open floor, size*y + x: {open_cells}')
 
     @cached_property
-    def _rendered(self): return render_levels(generate(DUEL, [self.level]), (self.obj1,self.obj2), self.background)
+    def _rendered(self):
+        return render_levels(generate(DUEL, [self.level]), (self.obj1,self.obj2), self.background)
 
     @property
     def _state(self): return int(self._rendered.table.at_place[0,place_of(self.cell, self.facing)])
@@ -65,6 +67,7 @@ def moved(self:MazeView, move:str) -> MazeView: # left, down, up, right or stay
     following = int(table.next[self._state,m])
     return replace(self, cell=int(table.cell[following]), facing=int(table.facing[following]))
 
+# %% ../../nbs/analysis/38_maze_view.ipynb #7983d85d
 @patch
 def at_level(self:MazeView, level:int) -> MazeView:
     "The start of another level, with the same objects"
@@ -82,6 +85,7 @@ def pictures(self:MazeView, scale:int=4) -> dict:
     human = human_view(self._rendered.levels, 0, objects, self.background, self.cell, self.facing, 64*scale)
     return dict(zip(VIEW_NAMES, [human, *enlarge(split_channels(frame), scale)]))
 
+# %% ../../nbs/analysis/38_maze_view.ipynb #6514ba47
 @patch
 def picture(self:MazeView):
     "The five pictures in a row; returns a matplotlib figure"

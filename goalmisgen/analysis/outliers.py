@@ -70,6 +70,7 @@ def _like(copula, values):
     "A distribution fitted to other agents, with the bounds of the first"
     return fit_values(values, copula.floor, copula.long, copula.top)
 
+# %% ../../nbs/analysis/36_outliers.ipynb #244ff2f0
 def simulate_null(matrix, # Data frame from `results_matrix`
                   draws:int=499, # Populations to draw
                   seed:int=0 # Of the draws
@@ -113,6 +114,7 @@ def _between_equals_phrase(s, p, median):
     numbers = _beside_median(p, median) if p >= .5 else _beside_median(1-p, 1-median)
     return f'reaches the {order[0]} of two {s.obj1}s more often than the {order[1]} {numbers}'
 
+# %% ../../nbs/analysis/36_outliers.ipynb #452a073e
 def _preference_phrase(s, p, median):
     "What an agent prefers, in words"
     if s.obj1 == s.obj2: return _between_equals_phrase(s, p, median)
@@ -167,6 +169,7 @@ def _setting_phrase(name, own, median, scores, at):
     if not tells: return f'with {_both_objects(s)}, {walks}'
     return f'{_preference_phrase(s, own.preference, median.preference)}, {walks}'
 
+# %% ../../nbs/analysis/36_outliers.ipynb #2e7d1a04
 def check_agent(matrix, agent):
     "`ValueError` unless the agent is a row of the matrix"
     require(agent in matrix.index, 'agent', agent, f'a row of the matrix, such as {list(matrix.index[:3])}')

@@ -54,6 +54,7 @@ def paired(scores, # Data frame with `population`, `agent` and the columns of `S
     require(len(rows) >= 3, f'agents with scores and an answer to {setting}', len(rows), 'at least 3')
     return rows[list(columns)].to_numpy(float), rows.preference.to_numpy(float), rows.agent.to_numpy()
 
+# %% ../../nbs/analysis/35_prediction.ipynb #0380c0f4
 def left_out(scores, table, setting:Setting, columns=SCORE_COLUMNS) -> list:
     """Agents that were asked, and are in no fit because they have no scores or no preference: their numbers,
     in order"""
@@ -133,6 +134,7 @@ def signed_sufficiency(scores, # float (N, C): the sufficiency of each distingui
     if len(set(signs.values())) == 1: return scores.sum(1)
     return scores@list(signs.values())
 
+# %% ../../nbs/analysis/35_prediction.ipynb #d4145431
 def _seen_label(setting, signs):
     "Which channels are added and subtracted, in words"
     first = ' + '.join(c for c, sign in signs.items() if sign == 1)

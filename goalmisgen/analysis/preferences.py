@@ -22,6 +22,7 @@ def is_asked(table, setting:Setting, method:str='exact'):
     same_objects = (table.obj1 == setting.obj1) & (table.obj2 == setting.obj2)
     return same_objects & (table.background == setting.background) & (table.method == method)
 
+# %% ../../nbs/analysis/30_preferences.ipynb #288273d9
 def of_setting(table, # Data frame with the columns of `Result`
                setting:Setting, # Which setting
                method:str='exact'): # Which method
@@ -94,6 +95,7 @@ def trained_on(goal) -> str:
     "Title of a population's figures"
     return f'Trained on {GoalObject.parse(goal)}'
 
+# %% ../../nbs/analysis/30_preferences.ipynb #051a024e
 def how_many(rows) -> str:
     """'1 agent', or '98 agents, 2 without a preference': those that never reached anything have a row and no
     dot"""
@@ -112,12 +114,14 @@ def _check_dots(preference, mean_length):
     require(preferences_ok and lengths_ok, 'dots', 'numbers out of range',
             'preferences from 0 to 1 or nan, lengths from 1 to 500')
 
+# %% ../../nbs/analysis/30_preferences.ipynb #bd8fb1f9
 def _interval(p, episodes):
     "Wilson's interval of one preference; the preference itself where it is exact, or missing"
     return wilson_interval(p*episodes, episodes) if episodes and p == p else (p, p)
 
 # %% ../../nbs/analysis/30_preferences.ipynb #cfd7961f
-UNKNOWN = ('algorithm','fingerprint','trained_goal','trained_background','levels') # Text that dots do not tell
+# Text that dots do not tell
+UNKNOWN = ('algorithm','fingerprint','trained_goal','trained_background','levels')
 
 def as_table(preference, # float (N,), 0 to 1: P(first object first | either reached)
              mean_length, # float (N,): mean episode length in steps

@@ -24,6 +24,7 @@ def silverman_width(values) -> float: # float (N,)
     spreads = [s for s in (np.std(values), iqr) if s > 0]
     return max(.01, .9*min(spreads, default=0)*len(values)**-.2)
 
+# %% ../../nbs/analysis/31_scatter.ipynb #844e73f1
 def density(values, # float (N,), 0 to 1
             at, # float (M,): where to estimate
             width:float|None=None): # Standard deviation of the Gaussian kernel; default by `silverman_width`
@@ -151,6 +152,7 @@ def file_name_of(goal, setting:Setting, kind:str='.svg') -> str:
     "What the paper calls the file of a scatter plot"
     return f'train-{goal}-test-{setting.obj1}-{setting.obj2}-scatter{kind}'.replace(' ', '-')
 
+# %% ../../nbs/analysis/31_scatter.ipynb #2daae130
 def draw_all(table, population:str, folder, method:str='exact', kind:str='.svg', label=None) -> list:
     """Write a scatter plot for each of the population's settings that the table has, and the gallery; returns
     the paths. `ValueError` if it has none"""

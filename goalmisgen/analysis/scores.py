@@ -235,6 +235,7 @@ def _number_of(text:str) -> float:
     "A field as a number; an empty one is nan"
     return float(text or 'nan')
 
+# %% ../../nbs/analysis/34_scores.ipynb #7767483c
 def _scores_follow(table):
     "Do the scores of each row follow from its lengths? bool (N,)"
     import pandas as pd
@@ -281,6 +282,7 @@ def read_scores(paths):
             'one for each agent, goal, background and set of levels')
     return found
 
+# %% ../../nbs/analysis/34_scores.ipynb #35159e28
 def shipped_scores():
     """The channel scores that come with the package: data frame with `FILE_COLUMNS`, named by population and
     agent as in `load_table`"""

@@ -51,10 +51,12 @@ def _spread(groups) -> dict:
     low, high = np.sqrt(squares/chi2.ppf([.975,.025], freedom))
     return dict(sd=np.sqrt(squares/freedom), low=low, high=high, freedom=freedom, groups=len(groups))
 
+# %% ../../nbs/analysis/36_seeds.ipynb #6c6b10ad
 def others(factor:str) -> list:
     "The two factors beside this one"
     return [f for f in FACTORS if f != factor]
 
+# %% ../../nbs/analysis/36_seeds.ipynb #1b21956d
 def spread_when(table, # Data frame with columns weights, levels, sampling and `value`
                 value:str='preference'): # Which column
     """Data frame: what varies, the standard deviation that it leaves within groups, its 95 % interval
@@ -137,6 +139,7 @@ def alignment(policy, # `Policy`, trained or not
     nothing = features('invisible gem')
     return float(torch.cosine_similarity(features(obj)-nothing, features(goal)-nothing).mean())
 
+# %% ../../nbs/analysis/36_seeds.ipynb #ff150fae
 def lean(policy, # `Policy`, trained or not
          toward='green line', # An object or its name
          rather_than='red line', # Another

@@ -67,6 +67,7 @@ def _labelled(widget, label, width='auto'):
     widget.layout.width = width
     return w.HBox([w.Label(label), widget], layout=w.Layout(margin='0 14px 4px 0', align_items='center'))
 
+# %% ../../nbs/analysis/39_widgets.ipynb #a9f63620
 def _button(text, tooltip=None, width='auto'):
     "A button as wide as its text, if not told otherwise"
     import ipywidgets as w
@@ -104,6 +105,7 @@ class EpisodePlayer:
 # %% ../../nbs/analysis/39_widgets.ipynb #0c75a49f
 def _one_more(number, button): number.value += 1
 
+# %% ../../nbs/analysis/39_widgets.ipynb #474791a8
 @patch
 def _played(self:EpisodePlayer):
     "A line about the selected agents' episodes, and the episodes as a GIF; b'' where there are none"
@@ -115,6 +117,7 @@ def _played(self:EpisodePlayer):
     more = len(explorer.selected) > MAX_AGENTS_SHOWN
     return f'The first {MAX_AGENTS_SHOWN} of them, together:' if more else '', gif
 
+# %% ../../nbs/analysis/39_widgets.ipynb #55bc0a93
 @patch
 def update(self:EpisodePlayer, change=None):
     "Play what is chosen"
@@ -168,6 +171,7 @@ def _chosen(self:ResultsView, change):
     known = [n for n in change['new'] if n in self.explorer.agents]
     if not self._updating: self.explorer.select(known)
 
+# %% ../../nbs/analysis/39_widgets.ipynb #6d993b9e
 @patch
 def update(self:ResultsView):
     "Show what is selected"
@@ -228,6 +232,7 @@ def _cards(self:ChannelsView) -> list:
     return [w.VBox([w.HTML(fill('text', text=name)), image], layout=w.Layout(**layout))
             for name, image in self.images.items()]
 
+# %% ../../nbs/analysis/39_widgets.ipynb #9fc67969
 @patch
 def _layout(self:ChannelsView):
     "Controls above, pictures below, both in as many lines as they need"
@@ -251,6 +256,7 @@ def show(self:ChannelsView, maze:MazeView):
     finally: self._updating = False
     self.update()
 
+# %% ../../nbs/analysis/39_widgets.ipynb #e4c17844
 @patch
 def update(self:ChannelsView):
     "Draw the maze"
@@ -269,6 +275,7 @@ def _changed(self:ChannelsView, change):
     maze = self.maze if same_level else self.maze.at_level(self.level.value)
     self.show(replace(maze, obj1=self.obj1.value, obj2=self.obj2.value, background=self.background.value))
 
+# %% ../../nbs/analysis/39_widgets.ipynb #be952a47
 @patch
 def _step(self:ChannelsView, by, button):
     "To the next level, or the one before"
@@ -279,6 +286,7 @@ def _walk(self:ChannelsView, move, button):
     "One move of the mouse"
     self.show(self.maze.moved(move))
 
+# %% ../../nbs/analysis/39_widgets.ipynb #49fcc5a7
 @patch
 def _connect(self:ChannelsView):
     "Listen to all controls"
