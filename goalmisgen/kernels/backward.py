@@ -62,11 +62,12 @@ def unpool(d, place, frame, t, P:tl.constexpr, C:tl.constexpr, PM:tl.constexpr):
     which = place + ((frame*P + py)*P + px)[:,None]*C + c[None,:]
     below = at+(P+1)*C
     places_below = which+P*C
-    d00 = tl.load(at) # 0 beyond the border,
+    # 0 beyond the border, whatever the places there may be
+    d00 = tl.load(at)
     d01 = tl.load(at+C)
     d10 = tl.load(below)
     d11 = tl.load(below+C)
-    a00 = tl.load(which) # whatever the places there may be
+    a00 = tl.load(which)
     a01 = tl.load(which+C)
     a10 = tl.load(places_below)
     a11 = tl.load(places_below+C)
