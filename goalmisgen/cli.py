@@ -284,10 +284,17 @@ def _reworded(box:str) -> str:
 COMMANDS = {'study':StudyCommand, 'train':TrainCommand, 'train-ppo':TrainPPOCommand, 'evaluate':EvaluateCommand, 'watch':WatchCommand, 'play':PlayCommand,
             'pictures':PicturesCommand}
 
+def _commands(args) -> dict:
+    "The commands; those of other rooms are loaded when one of them is typed, or all are to be listed"
+    if args and args[0] in COMMANDS: return COMMANDS
+    from goalmisgen.quantilizers.commands import QUANTILIZER_COMMANDS
+    return COMMANDS | QUANTILIZER_COMMANDS
+
 def _parsed(args):
     "The command that was typed. `SystemExit` with status 2 if there is none, and with 0 after help"
     from tyro.extras import subcommand_cli_from_dict
-    parse = partial(subcommand_cli_from_dict, COMMANDS, args=args, prog='goalmisgen', description='Goal misgeneralisation, colour against shape.')
+    commands = _commands(args)
+    parse = partial(subcommand_cli_from_dict, commands, args=args, prog='goalmisgen', description='Goal misgeneralisation, colour against shape.')
     said,width = io.StringIO(), os.environ.get('COLUMNS')
     try:
         with contextlib.redirect_stderr(said): return parse()
@@ -299,7 +306,7 @@ def _parsed(args):
         with contextlib.redirect_stderr(said): parse()
     except SystemExit: pass
     finally: os.environ.pop('COLUMNS') if width is None else os.environ.update(COLUMNS=width)
-    about = f' {args[0]}' if args and args[0] in COMMANDS else ''
+    about = f' {args[0]}' if args and args[0] in commands else ''
     print(f'goalmisgen: {_reworded(said.getvalue())}\nSee goalmisgen{about} --help', file=sys.stderr)
     sys.exit(2)
 
