@@ -92,6 +92,7 @@ def logits(self:ExactPPO, states):
     "Action logits (B, 15) in these states int64 (B,), in training precision and with a gradient"
     with self.autocast(): return self.policy(self.world.rendered.frames(states))[0]
 
+# %% ../../nbs/agents/14_exact_ppo.ipynb #4d74c65b
 @patch
 def logits_no_grad(self:ExactPPO, states):
     "The same of many states, without a gradient, by the quickest [forward](11_forward.ipynb) there is"

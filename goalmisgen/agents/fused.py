@@ -25,6 +25,7 @@ NEEDS = 'the fused network needs Triton, which PyTorch for CUDA on Linux has: pi
 def _triton_fits():
     return HAS_TRITON and tuple(map(int, triton.__version__.split('.')[:2]))>=OLDEST_TRITON
 
+# %% ../../nbs/agents/17_fused.ipynb #5d9363e6
 def fused_available(device='cuda') -> bool:
     "Can the fused network run on this device? Never raises"
     try:

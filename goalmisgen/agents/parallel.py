@@ -138,6 +138,7 @@ def put_on(self:ParallelTrainer, workspace:Workspace, slot:int):
     for name in (*_ON_WORKSPACE, 'lr'): getattr(workspace, name).copy_(getattr(self, name)[slot])
     workspace.update_metrics.zero_()
 
+# %% ../../nbs/agents/19_parallel.ipynb #d0655f2b
 @patch
 def take_off(self:ParallelTrainer, workspace:Workspace, slot:int):
     "Take an agent from a workspace back into its slot"
@@ -219,6 +220,7 @@ def save(self:ParallelTrainer, folder):
         self.write_back(slot)
         learner.save(agent_dir(folder, learner.seeds.agent)/CHECKPOINT_NAME)
 
+# %% ../../nbs/agents/19_parallel.ipynb #29cabd81
 @patch
 def keep_policies(self:ParallelTrainer, folder):
     "Before a round: keep the policies of agents that have passed another fifth of their training"

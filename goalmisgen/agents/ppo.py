@@ -204,6 +204,7 @@ def sample_actions(log_probs, uniforms):
     cumulative = log_probs.exp().cumsum(1)
     return (uniforms[:,None]>=cumulative).sum(1).clamp(max=NUM_ACTIONS-1)
 
+# %% ../../nbs/agents/13_ppo.ipynb #7fb3afe0
 @patch
 def play(self:PPO, env) -> Rollout:
     "Play one rollout in `env` with the policy as it is"
@@ -370,6 +371,7 @@ def passes_checkpoint(self:PPO) -> bool:
     passed = now*c.checkpoints//c.env_steps > before*c.checkpoints//c.env_steps
     return bool(c.checkpoints) and (now==0 or passed)
 
+# %% ../../nbs/agents/13_ppo.ipynb #7a34b612
 @patch
 def before_round(self:PPO, folder):
     "Keep the policy if it is time for one"

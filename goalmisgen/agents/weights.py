@@ -27,6 +27,7 @@ def write_tensors(tensors, path):
     own = {k: v.detach().cpu().contiguous() for k,v in tensors.items()}
     with atomic_path(path) as tmp: save_file(own, tmp, metadata=dict(fingerprint=fingerprint(own)))
 
+# %% ../../nbs/agents/09_weights.ipynb #27e160a6
 def _from_safetensors(data):
     "The tensors in the bytes of a .safetensors file"
     from safetensors.torch import load
@@ -94,6 +95,7 @@ def _first_line(error):
 MAX_FILE = 2**26 # Bytes; published checkpoints with their optimiser have 7.5 MB, at four times the channels 44 MB
 SUFFIXES = ('.safetensors','.pth','.pt','.ckpt','.bin','.tar')
 
+# %% ../../nbs/agents/09_weights.ipynb #015752ef
 def read_tensors(path, max_bytes:int=MAX_FILE):
     """What a file of weights holds: tensors by name, perhaps in dictionaries.
     `ValueError` if it is damaged, dangerous or something else"""
