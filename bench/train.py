@@ -3,8 +3,8 @@
     python bench/train.py [--agent FOLDER] [--steps 8] [--minibatches 1] [--out bench/train.csv]
 
 The plain side is what published code does: frames are drawn at every step and kept, the network looks at each of them, in
-float32 and NCHW, one minibatch of 8,192 in chunks of 256. The other side is `goalmisgen.agents.ppo`, in windows and, as
-`in_full`, without them. Each side has a process of its own with one thread: ours in the environment that
+float32 and NCHW, one minibatch of 8,192 in chunks of 256. The other side is `goalmisgen.agents.ppo`, with shared frames
+and, as `in_full`, without them. Each side has a process of its own with one thread: ours in the environment that
 `goalmisgen.jobs` gives to its workers, which asks the C library for large memory pages, the plain one in that of
 any program; `plain_paged` is the plain one with large pages too. All use the same untrained policy (early) and the same
 trained one (late, and the policies kept along the way where the agent's folder has them). A whole iteration of the plain
@@ -18,7 +18,6 @@ import os
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -26,6 +25,7 @@ os.environ['OMP_NUM_THREADS'] = '1'
 import torch
 
 torch.set_num_threads(1)
+from goalmisgen.agents.forward import forward_for
 from goalmisgen.agents.impala import load_policy
 from goalmisgen.agents.ppo import PPO, PPOConfig, ppo_loss
 from goalmisgen.agents.training import Seeds, metrics_csv
@@ -101,39 +101,41 @@ def our_play(minibatches):
     learner = AT['learner']
     for _ in range(2): learner.play(learner.env) # environments reach the middle of their episodes
     def play():
-        r = learner.play(learner.env)
-        return r, learner.batch(r)
-    seconds,(r,batch) = timed(play)
+        rollout = learner.play(learner.env)
+        return rollout, learner.batch(rollout)
+    seconds, (rollout, batch) = timed(play)
     some = torch.randperm(len(batch), generator=torch.Generator().manual_seed(0)).split(len(batch)//learner.config.minibatches)
-    return seconds, float(r.lengths[r.dones].float().mean()), [batch[i] for i in some[:minibatches]]
+    return seconds, float(rollout.lengths[rollout.dones].float().mean()), [batch[i] for i in some[:minibatches]]
 
 
-def our_minibatch(batch, windows):
+def our_minibatch(batch, share):
     "CPU-seconds of the same gradient step over distinct frames, and how many there were"
     learner = AT['learner']
-    learner.config = replace(learner.config, windows=windows)
+    learner.forward = forward_for(learner.policy, learner.env.rendered, learner.autocast, share)
     step(lambda: learner.gradient(batch)) # warm: windows have many sizes, and each is prepared for once
-    seconds,(_,frames) = step(lambda: learner.gradient(batch))
-    return seconds, frames
+    seconds, (_, num_frames) = step(lambda: learner.gradient(batch))
+    return seconds, num_frames
 
 
 def measure(sides, weights, config, steps, minibatches):
     "One row: all sides with one policy"
-    ours,plain,paged = sides
+    ours, plain, paged = sides
     for side in sides: side(enter, weights, config, side is not ours)
-    play,length,batches = ours(our_play, minibatches)
-    step_s = {name: side(plain_play, steps) for name,side in (('plain',plain),('plain_paged',paged))}
-    did = dict(ours=[], in_full=[], plain=[], plain_paged=[])
+    play, length, batches = ours(our_play, minibatches)
+    step_s = {name: side(plain_play, steps) for name, side in (('plain', plain), ('plain_paged', paged))}
+    minibatch_s = dict(ours=[], in_full=[], plain=[], plain_paged=[])
     for batch in batches:
-        did['plain'].append(plain(plain_minibatch, batch))
-        for name,windows in (('ours',True),('in_full',False)):
-            s,frames = ours(our_minibatch, batch, windows)
-            did[name].append(s)
-        did['plain_paged'].append(paged(plain_minibatch, batch))
-    n,mean = config.epochs*config.minibatches, {k: sum(v)/len(v) for k,v in did.items()}
-    rollout = {k: config.rollout*step_s[k] if k in step_s else play for k in did}
-    return dict(episode_length=length, distinct=frames/len(batch), ours_rollout_s=play, **{f'{k}_step_s': v for k,v in step_s.items()},
-                **{f'{k}_minibatch_s': v for k,v in mean.items()}, **{f'{k}_iteration_s': rollout[k]+n*v for k,v in mean.items()})
+        minibatch_s['plain'].append(plain(plain_minibatch, batch))
+        for name, share in (('ours', True), ('in_full', False)):
+            seconds, num_frames = ours(our_minibatch, batch, share)
+            minibatch_s[name].append(seconds)
+        minibatch_s['plain_paged'].append(paged(plain_minibatch, batch))
+    num_updates = config.epochs*config.minibatches
+    mean = {name: sum(seconds)/len(seconds) for name, seconds in minibatch_s.items()}
+    rollout = {name: config.rollout*step_s[name] if name in step_s else play for name in mean}
+    return dict(episode_length=length, distinct=num_frames/len(batch), ours_rollout_s=play,
+                **{f'{name}_step_s': v for name, v in step_s.items()}, **{f'{name}_minibatch_s': v for name, v in mean.items()},
+                **{f'{name}_iteration_s': rollout[name]+num_updates*v for name, v in mean.items()})
 
 
 def main():

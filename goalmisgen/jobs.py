@@ -16,7 +16,8 @@ from .core import integer
 # %% ../nbs/02_jobs.ipynb #6e8dfdab
 @dataclass(frozen=True)
 class Job:
-    "A call to make in a worker: `fn(**kwargs, report=…, stop=…)`. `fn` is a top-level function of an importable module"
+    """A call to make in a worker: `fn(**kwargs, report=…, stop=…)`.
+    `fn` is a top-level function of an importable module"""
     name:str # For messages
     fn:object # Calls `report(units_done)` now and then, and returns early when `stop()` is true
     kwargs:dict = field(default_factory=dict)
@@ -32,7 +33,8 @@ class Outcome:
 
 # %% ../nbs/02_jobs.ipynb #febc7ffe
 def dummy_job(what:str, report, stop) -> str:
-    "A job for trying out `run_jobs`: `what` is 'work', 'fail', 'die' (its process is killed) or 'wait' (until it is stopped)"
+    """A job for trying out `run_jobs`: `what` is 'work', 'fail',
+    'die' (its process is killed) or 'wait' (until it is stopped)"""
     if what=='fail': raise ValueError('told to fail')
     if what=='die': os.kill(os.getpid(), signal.SIGKILL)
     while what=='wait' and not stop(): time.sleep(.05)
@@ -96,8 +98,9 @@ def _start_worker(ctx, job, pipe):
     return process
 
 # %% ../nbs/02_jobs.ipynb #da1ccfa2
-_SCRIPT_GUARD = ("the job is made of things that the script defines, so each worker runs the script again. What the script does must stand "
-                 "below a line `if __name__ == '__main__':`, and the script must be a file. One worker (workers=1) needs neither")
+_SCRIPT_GUARD = ("the job is made of things that the script defines, so each worker runs the script again. "
+                 "What the script does must stand below a line `if __name__ == '__main__':`, and the script must be "
+                 "a file. One worker (workers=1) needs neither")
 
 class WorkerPool:
     "Worker processes, one for each job that was started and has not ended, and how far each job is"
@@ -134,7 +137,8 @@ def _cause_of_death(self:WorkerPool, i):
 def _receive(self:WorkerPool, i):
     "Take in one message of worker `i`, or its death"
     try: kind, what = self.pipes[i].recv()
-    except (EOFError, OSError): return self._end(i, error=self._cause_of_death(i)) # perhaps in the middle of a message
+    except (EOFError, OSError): # perhaps in the middle of a message
+        return self._end(i, error=self._cause_of_death(i))
     except Exception: return self._end(i, error=f'its result cannot be read:\n{traceback.format_exc()}')
     if kind=='begun': self.begun.add(i)
     elif kind=='at': self.units_done[i] = what
@@ -202,10 +206,11 @@ def _run_here(jobs, bar, each):
     "The jobs in this process, one after the other"
     outcomes = []
     with _one_thread(), remembered_interrupt() as interrupted:
+        def stop(): return bool(interrupted)
         for job in jobs:
             before = bar.n
             def report(n, before=before): bar.update(before+n-bar.n)
-            try: outcome = Outcome(job.name, job.fn(**job.kwargs, report=report, stop=lambda: bool(interrupted)))
+            try: outcome = Outcome(job.name, job.fn(**job.kwargs, report=report, stop=stop))
             except Exception: outcome = Outcome(job.name, error=traceback.format_exc())
             if interrupted: raise KeyboardInterrupt
             report(job.units)
@@ -231,7 +236,7 @@ def _run_in_workers(jobs, workers, bar, each):
 
 # %% ../nbs/02_jobs.ipynb #a4c0b5a3
 def run_jobs(jobs:list, # `Job`s
-             workers:int|None=None, # Processes side by side; default one per available core. One runs in this process
+             workers:int|None=None, # Side by side; default one per available core. One runs in this process
              label:str='', # Of the progress bar
              progress:bool=True, # Show it?
              each=lambda outcome: None # Called in this process as each job ends
@@ -239,7 +244,8 @@ def run_jobs(jobs:list, # `Job`s
     """Run the jobs in worker processes; their `Outcome`s in order. `ValueError` unless there is a worker;
     on Ctrl-C workers save and leave, then `KeyboardInterrupt` goes on"""
     workers = available_cores() if workers is None else integer(workers, 'workers', 1)
-    if getattr(mp.current_process(), '_inheriting', False): raise RuntimeError(_SCRIPT_GUARD) # a worker that is about to start workers
+    about_to_start = getattr(mp.current_process(), '_inheriting', False) # a worker that is, and runs the script again
+    if about_to_start: raise RuntimeError(_SCRIPT_GUARD)
     with progress_bar(jobs, label, progress) as bar:
         if workers==1: return _run_here(jobs, bar, each)
         return _run_in_workers(jobs, workers, bar, each)

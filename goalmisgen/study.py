@@ -191,10 +191,10 @@ def _caption(n, episode):
     return f'agent {n}: {where}'
 
 # %% ../nbs/40_study.ipynb #66c192f4
-def fill_template(name:str, **values) -> str:
+def fill_template(template:str, **values) -> str:
     """A page of `goalmisgen/data/templates` with values in place of its `$words`.
     Values are HTML: text is to be escaped before"""
-    path = Path(__file__).parent/'data'/'templates'/f'{name}.html'
+    path = Path(__file__).parent/'data'/'templates'/f'{template}.html'
     return Template(path.read_text(encoding='utf-8').rstrip('\n')).substitute(values)
 
 # %% ../nbs/40_study.ipynb #258686f5
@@ -245,7 +245,8 @@ def _agents_table(paths, table):
 # %% ../nbs/40_study.ipynb #f10da9db
 def _lede(study, first):
     "A title, and what was asked and what came out: words for the page"
-    setting,goal = study.settings[0], f'{study.config.goal} on {study.config.background}'
+    setting = study.settings[0]
+    goal = f'{study.config.goal} on {study.config.background}'
     question = f'a {setting.obj1} and a {setting.obj2}. {_found(setting, first.preference)}'
     if len(first)==1:
         lede = f'It was trained to reach a {goal}. Now it chooses between {question}'

@@ -12,58 +12,73 @@ from pathlib import Path
 from .core import atomic_path, integer, require
 
 # %% ../nbs/01_style.ipynb #9b7f181e
-INK,SOFT,LINE,ACCENT = '#1f2933','#52606d','#d9dee4','#b4441f' # Text, secondary text, grid, emphasis
-SERIES = '#0072B2 #D55E00 #009E73 #CC79A7 #E69F00 #56B4E9'.split() # Okabe and Ito (2008), readable with any colour vision
+INK = '#1f2933' # Text
+SOFT = '#52606d' # Secondary text
+LINE = '#d9dee4' # Grid
+ACCENT = '#b4441f' # Emphasis
+# Okabe and Ito (2008), readable with any colour vision
+SERIES = '#0072B2 #D55E00 #009E73 #CC79A7 #E69F00 #56B4E9'.split()
 
 # %% ../nbs/01_style.ipynb #2b7fcbc2
+_SETTINGS = {
+    'font.family': 'DejaVu Sans', 'font.size': 10, 'text.color': INK,
+    'axes.labelcolor': INK, 'axes.edgecolor': SOFT, 'axes.titleweight': 'bold', 'axes.titlesize': 11,
+    'axes.grid': True, 'axes.axisbelow': True, 'axes.spines.top': False, 'axes.spines.right': False,
+    'xtick.color': SOFT, 'xtick.labelsize': 8, 'ytick.color': SOFT, 'ytick.labelsize': 8,
+    'grid.color': LINE, 'grid.linewidth': .6, 'legend.frameon': False,
+    'figure.facecolor': 'white', 'figure.dpi': 96,
+    'savefig.facecolor': 'white', 'savefig.dpi': 110, 'svg.hashsalt': 'goalmisgen'}
+
 @contextmanager
 def style():
     "Matplotlib settings of this package, for the length of a `with` block"
     import matplotlib.pyplot as plt
-    rc = {'font.family':'DejaVu Sans', 'font.size':10, 'text.color':INK, 'axes.labelcolor':INK, 'axes.edgecolor':SOFT, 'xtick.color':SOFT,
-          'ytick.color':SOFT, 'axes.grid':True, 'grid.color':LINE, 'grid.linewidth':.6, 'axes.axisbelow':True, 'axes.spines.top':False,
-          'axes.spines.right':False, 'axes.titleweight':'bold', 'axes.titlesize':11, 'figure.facecolor':'white', 'savefig.facecolor':'white',
-          'figure.dpi':96, 'savefig.dpi':110, 'xtick.labelsize':8, 'ytick.labelsize':8, 'svg.hashsalt':'goalmisgen', 'legend.frameon':False}
     from cycler import cycler
-    plt.draw_if_interactive() # lets matplotlib settle on a backend, which may change its settings, before they are put aside
-    with plt.rc_context(rc | {'axes.prop_cycle': cycler(color=SERIES)}): yield plt
+    plt.draw_if_interactive() # settles on a backend, which may change settings, before they are put aside
+    with plt.rc_context(_SETTINGS | {'axes.prop_cycle': cycler(color=SERIES)}): yield plt
 
 # %% ../nbs/01_style.ipynb #9d3f59a5
-def enlarge(frames, # uint8 (..., H, W, C)
+def enlarge(frames:np.ndarray, # uint8 (..., H, W, C), array or tensor
             k:int=6): # Integer scale
-    "Repeat every pixel `k` times in both directions (nearest neighbour)"
+    "Repeat every pixel `k` times in both directions (nearest neighbour): uint8 (..., k*H, k*W, C)"
     k = integer(k, 'scale', 1)
     return np.repeat(np.repeat(np.asarray(frames), k, axis=-3), k, axis=-2)
 
 # %% ../nbs/01_style.ipynb #e1335832
-def show_frames(frames, # uint8 (N, H, W, 3), array or tensor
-                titles=None, # N strings, or None
+def show_frames(frames:np.ndarray, # uint8 (N, H, W, 3), array or tensor
+                titles:list|None=None, # N strings, or None
                 cols:int=6, # Pictures a row
                 width:float=1.25): # Inches a picture
     "Draw a sheet of frames with crisp pixels; returns the figure"
     frames = np.asarray(frames)
     rows = -(-len(frames)//cols)
+    cols = min(cols, len(frames))
+    height = width + (.22 if titles else .04)
     with style() as plt:
-        fig,axs = plt.subplots(rows, min(cols,len(frames)), figsize=(width*min(cols,len(frames)), (width+(.22 if titles else .04))*rows), squeeze=False)
+        fig,axs = plt.subplots(rows, cols, figsize=(width*cols, height*rows), squeeze=False)
         for ax in axs.flat: ax.axis('off')
-        for i,(ax,f) in enumerate(zip(axs.flat, frames)):
-            ax.imshow(f, interpolation='nearest')
+        for i,(ax,frame) in enumerate(zip(axs.flat, frames)):
+            ax.imshow(frame, interpolation='nearest')
             if titles: ax.set_title(titles[i], fontsize=8, weight='normal', pad=3)
-        fig.subplots_adjust(0, .01, 1, .99 if not titles else .93, wspace=.06, hspace=.06 if not titles else .22)
+        top,gap = (.93,.22) if titles else (.99,.06)
+        fig.subplots_adjust(0, .01, 1, top, wspace=.06, hspace=gap)
     return fig
 
 # %% ../nbs/01_style.ipynb #5e84af02
-def save_figure(fig, path):
-    "Write `fig` to `path` (.svg, .png or .pdf), atomically and byte-reproducibly; returns the path"
+def save_figure(fig, # Of matplotlib
+                path:str|Path # .svg, .png or .pdf
+                ) -> Path:
+    "Write a figure, atomically and byte-reproducibly; returns the path. `ValueError` on another kind of file"
     path = Path(path)
-    kinds = dict(svg={'Date':None}, png={'Software':None}, pdf={'CreationDate':None})
-    ext = path.suffix[1:].lower()
-    require(ext in kinds, 'figure format', path.suffix, ', '.join('.'+k for k in kinds))
-    with style(), atomic_path(path) as tmp: fig.savefig(tmp, format=ext, metadata=kinds[ext], bbox_inches='tight', pad_inches=.08)
+    undated = dict(svg={'Date':None}, png={'Software':None}, pdf={'CreationDate':None})
+    kind = path.suffix[1:].lower()
+    require(kind in undated, 'figure format', path.suffix, ', '.join('.'+k for k in undated))
+    with style(), atomic_path(path) as tmp:
+        fig.savefig(tmp, format=kind, metadata=undated[kind], bbox_inches='tight', pad_inches=.08)
     return path
 
 # %% ../nbs/01_style.ipynb #8cd2b661
-def png_bytes(picture): # uint8 (H, W, 3), or (H, W) in grey
+def png_bytes(picture:np.ndarray) -> bytes: # uint8 (H, W, 3), or (H, W) in grey
     "A picture, pixel by pixel, as the bytes of a PNG file"
     from PIL import Image
     out = io.BytesIO()

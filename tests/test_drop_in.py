@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from goalmisgen.core import to_dict
-from goalmisgen.env.adapters import procgen_like
+from goalmisgen.env.gym3 import procgen_like
 from goalmisgen.env.levels import DUEL, MazeSpec, generate, make_levels
 from goalmisgen.env.maze import MazeEnv
 from goalmisgen.env.random import level_seeds

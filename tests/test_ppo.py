@@ -100,7 +100,7 @@ def test_equals_a_plain_loop(background, share, monkeypatch):
     for k in range(2):
         got = learner.learn()
         ends += plain_iteration(c, plain, optimiser, env, rng, scale, k*144)
-    assert (getattr(learner.forward, 'parts', None) is not None)==share
+    assert learner.forward.name==('shared' if share else 'plain')
     assert got['distinct']<.9 and learner.done and got['clip_fraction']>0 and ends>0
     for (name,a),b,s in zip(learner.policy.state_dict().items(), plain.state_dict().values(), start.values()):
         assert (b-s).norm()>1e-4*s.norm() or s.norm()==0, name
@@ -197,3 +197,36 @@ def test_metrics_reach_wandb(tmp_path, monkeypatch):
     assert logged[0]['name']=='agent-3' and logged[0]['config']['num_envs']==12 and logged[1]==(8,.5)
     monkeypatch.setitem(sys.modules, 'wandb', None)
     with pytest.raises(ValueError, match='pip install wandb'): tracker('wandb', tmp_path)
+
+
+def test_a_checkpoint_of_before_goes_on(tmp_path):
+    "One with the config's `windows`, and with `moments` and `place` instead of states, as they were written once"
+    from goalmisgen.agents.weights import load_sealed, save_sealed
+    from goalmisgen.core import digest, to_dict
+    c = PPOConfig(num_envs=8, rollout=8, minibatches=2, epochs=1, env_steps=192, checkpoints=0, precision='float32', validation=True)
+    ours, theirs = PPO(c, Seeds(2)), PPO(c, Seeds(2))
+    ours.learn()
+    ours.save(tmp_path/'trainer.pt')
+    state = load_sealed(tmp_path/'trainer.pt')
+    own = state['own']
+    scale = own.pop('reward_scale')
+    places = [{k: v for k, v in own.pop(name).items() if k!='order'} for name in ('env', 'validation_env')]
+    state['own'] = dict(own, moments=[scale[k] for k in ('ret', 'mean', 'var', 'count')], place=places)
+    state['digest'] = digest([dict(to_dict(c), windows=True), to_dict(Seeds(2))])
+    save_sealed(state, tmp_path/'old.pt')
+    theirs.load(tmp_path/'old.pt')
+    assert ours.learn()==theirs.learn()
+    assert all(torch.equal(a, b) for a, b in zip(ours.policy.state_dict().values(), theirs.policy.state_dict().values()))
+    for broken in (dict(place=[]), dict(place=[1, 2]), dict(moments=3), dict(moments=[1])):
+        save_sealed(dict(state, own=dict(state['own'], **broken)), tmp_path/'broken.pt')
+        with pytest.raises(ValueError, match='own'): PPO(c, Seeds(2)).load(tmp_path/'broken.pt')
+
+
+def test_the_shipped_agents_are_runs_of_todays_configs():
+    from goalmisgen.agents.examples import EXAMPLES, example_dir
+    from goalmisgen.agents.exact_ppo import ExactPPOConfig
+    from goalmisgen.agents.training import config_from, is_finished
+    for name in EXAMPLES:
+        kind, seed = name.split('-')
+        assert is_finished(PPOConfig() if kind=='ppo' else ExactPPOConfig(), Seeds(int(seed)), example_dir(name)), name
+        assert config_from(read_json(example_dir(name)/'manifest.json'))==(PPOConfig() if kind=='ppo' else ExactPPOConfig())

@@ -5,9 +5,14 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
+from goalmisgen.agents.exact_ppo import ExactPPOConfig
+from goalmisgen.agents.population import train_population
+from goalmisgen.agents.ppo import PPOConfig
 
 pytestmark = pytest.mark.slow
 
@@ -18,6 +23,11 @@ CLI = [sys.executable, '-m', 'goalmisgen.cli']
 
 SMALL_PPO = ['--config.size', '3', '--config.num-envs', '8', '--config.rollout', '16', '--config.minibatches', '2', '--config.epochs', '1',
              '--config.env-steps', '2560', '--config.checkpoints', '2', '--config.checkpoint-every', '3']
+
+
+# the same, as configs
+EXACT = ExactPPOConfig(size=3, updates=30, updates_per_solve=1, levels_per_solve=8, batch_size=64, checkpoint_every=2)
+PPO = PPOConfig(size=3, num_envs=8, rollout=16, minibatches=2, epochs=1, env_steps=2560, checkpoints=2, checkpoint_every=3)
 
 
 def train(folder, *extra, ppo=False, **kwargs):
@@ -49,11 +59,9 @@ def alive(session):
 
 @pytest.fixture(scope='module')
 def undisturbed(tmp_path_factory):
-    "The files of a run that nobody interrupted"
+    "The files of a run that nobody interrupted, in this process"
     folder = tmp_path_factory.mktemp('undisturbed')/'pop'
-    p = train(folder)
-    out,_ = p.communicate(timeout=300)
-    assert p.returncode==0, out
+    assert train_population(EXACT, range(2), folder, workers=1, progress=False).finished==(0,1)
     return digests(folder)
 
 
@@ -81,17 +89,16 @@ def test_killed_and_resumed(undisturbed, tmp_path, victim):
 
 def test_the_papers_ppo_killed_and_resumed(tmp_path):
     "Policies kept along the way and the place of every environment are part of what comes back"
-    for name in ('whole','killed'):
-        p = train(tmp_path/name, ppo=True)
-        if name=='killed':
-            wait_for(lambda: (tmp_path/'killed'/'agent-0'/'trainer.pt').exists())
-            os.killpg(p.pid, signal.SIGKILL)
-            p.wait(30)
-            wait_for(lambda session=p.pid: not alive(session))
-            assert not (tmp_path/'killed'/'agent-0'/'manifest.json').exists(), 'the run was over before it was killed: the test shows nothing'
-            p = train(tmp_path/'killed', ppo=True)
-        out,_ = p.communicate(timeout=300)
-        assert p.returncode==0, out
+    assert train_population(PPO, range(2), tmp_path/'whole', workers=1, progress=False).finished==(0,1)
+    p = train(tmp_path/'killed', ppo=True)
+    wait_for(lambda: (tmp_path/'killed'/'agent-0'/'trainer.pt').exists())
+    os.killpg(p.pid, signal.SIGKILL)
+    p.wait(30)
+    wait_for(lambda: not alive(p.pid))
+    assert not (tmp_path/'killed'/'agent-0'/'manifest.json').exists(), 'the run was over before it was killed: the test shows nothing'
+    p = train(tmp_path/'killed', ppo=True)
+    out,_ = p.communicate(timeout=300)
+    assert p.returncode==0, out
     for litter in (tmp_path/'killed').rglob('.*'): litter.unlink()
     assert digests(tmp_path/'whole')==digests(tmp_path/'killed')
     found = {p.name for p in (tmp_path/'whole'/'agent-1').iterdir()}
@@ -113,9 +120,9 @@ def test_ctrl_c_saves_and_says_so(undisturbed, tmp_path):
 
 def test_another_config_is_refused(undisturbed, tmp_path):
     folder = tmp_path/'pop'
-    p = train(folder, '--config.updates', '1')
-    p.communicate(timeout=300)
+    train_population(replace(EXACT, updates=1), range(2), folder, workers=1, progress=False)
     before = digests(folder)
+    assert len(before)==len(undisturbed)
     p = train(folder)
     out,_ = p.communicate(timeout=60)
     assert p.returncode==2 and 'another folder' in out and 'Traceback' not in out, out

@@ -11,7 +11,8 @@ import torch
 
 from answers import same
 from goalmisgen.env import maze
-from goalmisgen.env.adapters import Gym3Maze, GymnasiumMaze, GymnasiumMazes, procgen_like, register_worlds, single_env, vector_env
+from goalmisgen.env.adapters import GymnasiumMaze, GymnasiumMazes, register_worlds, single_env, vector_env
+from goalmisgen.env.gym3 import Gym3Maze, procgen_like
 from goalmisgen.env.levels import OBJ1, OBJ2, MazeSpec, distances, generate
 from goalmisgen.env.random import level_seeds
 from goalmisgen.env.table import ACTION_MOVES, MOVE_STEPS, StateTable
@@ -289,7 +290,7 @@ def test_gym3_types_are_those_of_procgen():
     import sys
     code = """import numpy as np
 from procgen import ProcgenGym3Env
-from goalmisgen.env.adapters import procgen_like
+from goalmisgen.env.gym3 import procgen_like
 options = dict(num=2, env_name='maze', distribution_mode='easy', rand_seed=3, num_levels=9, num_threads=0, center_agent=True)
 a, b = ProcgenGym3Env(**options), procgen_like(**options)
 def types(env):

@@ -7,85 +7,97 @@ __all__ = ['Board', 'run_on_ray']
 
 # %% ../../nbs/agents/16_cluster.ipynb #77982420
 import torch, traceback
-from ..jobs import Outcome, available_cores, progress_bar
 from ..core import integer
+from ..jobs import Outcome, available_cores, progress_bar
 
 # %% ../../nbs/agents/16_cluster.ipynb #c145dd36
 class Board:
     "Progress of all jobs, and whether they should stop; becomes a Ray actor"
-    def __init__(self, n): self.at,self.halted = [0]*n, False
+    def __init__(self, n:int):
+        self.units_done = [0]*n
+        self.halted = False
 
-    def report(self, i, done):
-        "Job `i` has done `done` units"
-        self.at[i] = done
+    def report(self, i, units):
+        "Job `i` has done so many units"
+        self.units_done[i] = units
 
     def progress(self):
         "Units done, by job"
-        return list(self.at)
+        return list(self.units_done)
 
     def halt(self):
         "Ask all jobs to save and leave"
         self.halted = True
 
     def stopped(self):
-        "Were they asked to?"
+        "Have jobs been asked to leave?"
         return self.halted
 
 # %% ../../nbs/agents/16_cluster.ipynb #c9a60b20
 def _ray():
     "The ray module; `ValueError` if it is not installed"
     try: import ray
-    except ImportError as e: raise ValueError(f"cluster: ray cannot be imported ({e}). Install it: pip install 'goalmisgen[ray]'") from None
+    except ImportError as e:
+        raise ValueError(f"cluster: ray cannot be imported ({e}). Install it: pip install 'goalmisgen[ray]'") from None
     return ray
 
+# %% ../../nbs/agents/16_cluster.ipynb #efdb24c5
 def _call(job, i, board):
     "Run one job on whatever machine this is"
     ray = _ray()
     torch.set_num_threads(1)
-    stop = lambda: ray.get(board.stopped.remote())
-    try: return Outcome(job.name, job.fn(**job.kwargs, report=lambda n: board.report.remote(i, n), stop=stop))
+    def report(units): board.report.remote(i, units)
+    def stop(): return ray.get(board.stopped.remote())
+    try: return Outcome(job.name, job.fn(**job.kwargs, report=report, stop=stop))
     except Exception: return Outcome(job.name, error=traceback.format_exc())
 
 # %% ../../nbs/agents/16_cluster.ipynb #5f341ce0
-def run_on_ray(jobs, # list of `Job`
+def run_on_ray(jobs:list, # `Job`s
                workers:int|None=None, # Jobs at a time; default as many as the cluster has cores for
                label:str='', progress:bool=True, # Of the progress bar
                each=lambda outcome: None, # Called in this process as each job ends
                gpus:float=0, # GPUs that each job reserves; .125 lets eight share one
-               address:str|None=None): # Of the cluster, if not connected yet: 'auto' for the one this machine belongs to; default a Ray of its own
+               address:str|None=None # Of a cluster: 'auto' for the one this machine belongs to; default a Ray of its own
+               ) -> list:
     "Run the jobs on the Ray cluster that one is connected to, or on this machine; their `Outcome`s in order"
     ray = _ray()
     if workers is not None: workers = integer(workers, 'workers', 1)
-    if not ray.is_initialized():
-        ray.init(address, log_to_driver=False, **({} if address else dict(num_cpus=workers or available_cores(), include_dashboard=False)))
+    here = {} if address else dict(num_cpus=workers or available_cores(), include_dashboard=False)
+    if not ray.is_initialized(): ray.init(address, log_to_driver=False, **here)
     board = ray.remote(Board).options(num_cpus=0).remote(len(jobs))
     call = ray.remote(_call).options(num_cpus=1, num_gpus=gpus, max_retries=0)
-    return _follow(ray, jobs, workers or len(jobs), lambda i: call.remote(jobs[i], i, board), board, label, progress, each)
+    def start(i): return call.remote(jobs[i], i, board)
+    with progress_bar(jobs, label, progress) as bar:
+        return _follow(ray, jobs, workers or len(jobs), start, board, bar, each)
 
 # %% ../../nbs/agents/16_cluster.ipynb #67a38ebf
-def _follow(ray, jobs, workers, start, board, label, progress, each):
+def _follow(ray, jobs, workers, start, board, bar, each):
     "Start jobs as places become free, until all have ended"
-    waiting,running,out = list(range(len(jobs)))[::-1], {}, {}
-    with progress_bar(jobs, label, progress) as bar:
-        try:
-            while waiting or running:
-                while waiting and len(running)<workers:
-                    i = waiting.pop()
-                    running[start(i)] = i
-                for ref in ray.wait(list(running), timeout=.5)[0]:
-                    i = running.pop(ref)
-                    out[i] = _result(ray, ref, jobs[i])
-                    each(out[i])
-                at = ray.get(board.progress.remote())
-                bar.update(sum(jobs[i].units if i in out else at[i] for i in range(len(jobs)))-bar.n)
-        except BaseException:
-            board.halt.remote()
-            ray.wait(list(running), num_returns=len(running), timeout=120)
-            raise
-    return [out[i] for i in range(len(jobs))]
+    waiting = list(range(len(jobs)))
+    running = {} # Ray's reference to the number of the job
+    outcomes = {}
+    try:
+        while waiting or running:
+            while waiting and len(running)<workers:
+                i = waiting.pop(0)
+                running[start(i)] = i
+            for ref in ray.wait(list(running), timeout=.5)[0]:
+                i = running.pop(ref)
+                outcomes[i] = _result(ray, ref, jobs[i])
+                each(outcomes[i])
+            reported = ray.get(board.progress.remote())
+            units = [job.units if i in outcomes else reported[i] for i, job in enumerate(jobs)]
+            bar.update(sum(units)-bar.n)
+    except BaseException:
+        board.halt.remote()
+        ray.wait(list(running), num_returns=len(running), timeout=120)
+        raise
+    return [outcomes[i] for i in range(len(jobs))]
 
 # %% ../../nbs/agents/16_cluster.ipynb #5524e94a
 def _result(ray, ref, job):
     "The outcome of a job that ended, also if its worker did"
     try: return ray.get(ref)
-    except ray.exceptions.RayError as e: return Outcome(job.name, error=f'the worker died ({type(e).__name__}: {str(e).splitlines()[0]})')
+    except ray.exceptions.RayError as e:
+        why = f'{type(e).__name__}: {str(e).splitlines()[0]}'
+        return Outcome(job.name, error=f'the worker died ({why})')

@@ -25,17 +25,17 @@ class ExactPPOConfig:
     goal:str = 'yellow line' # The object the agent learns to reach
     background:Annotated[str, OneOf(*BACKGROUNDS)] = 'black' # black, grey or textured
     size:Annotated[int, OneOf(3, 5, 7, 9)] = 5 # World size in cells: 3, 5, 7 or 9
-    num_levels:Annotated[int, Bounds(0, MAX_LISTED_LEVELS)] = 0 # Train on the levels of this many seeds, from 0; 0 for all levels, which are known up to size 5
+    num_levels:Annotated[int, Bounds(0, MAX_LISTED_LEVELS)] = 0 # Seeds to train on; 0 for all levels (to size 5)
     updates:Annotated[int, Bounds(1)] = 240 # Gradient steps in all
     updates_per_solve:Annotated[int, Bounds(1)] = 8 # Gradient steps between two solutions of the chain
     levels_per_solve:Annotated[int, Bounds(1)] = 102 # Levels solved at a time
     batch_size:Annotated[int, Bounds(1)] = 256 # States drawn for each gradient step
-    lr:Annotated[float, Bounds(above=0, high=1e6)] = 1.5e-3 # Adam's learning rate at the beginning; it falls to 0 linearly
+    lr:Annotated[float, Bounds(above=0, high=1e6)] = 1.5e-3 # Adam's learning rate; it falls to 0 linearly
     gamma:Annotated[float, Bounds(0, below=1)] = .999 # Discount
     clip:Annotated[float, Bounds(above=0)] = .2 # PPO's clipping range of the probability ratio
     entropy:Annotated[float, Bounds(0)] = .02 # Weight of the entropy bonus
     max_grad_norm:Annotated[float, Bounds(above=0)] = .5 # Gradients longer than this are shortened to it
-    precision:Annotated[str, OneOf(*PRECISIONS)] = 'auto' # Of training: bfloat16, float32, or auto (bfloat16 where the processor has it)
+    precision:Annotated[str, OneOf(*PRECISIONS)] = 'auto' # bfloat16, float32, or auto: what is faster
     checkpoint_every:Annotated[int, Bounds(1)] = 3 # Solutions between two checkpoints
 
     def __post_init__(self):
@@ -46,14 +46,16 @@ class ExactPPOConfig:
 
 # %% ../../nbs/agents/14_exact_ppo.ipynb #1c333c5c
 class ExactWorld:
-    "What an agent is trained in: levels, their probabilities and how they look, and the solver of their chains"
+    """What an agent is trained in: levels, their probabilities and how they look,
+    and the solver of their chains"""
     def __init__(self, config:ExactPPOConfig, device='cpu'):
         levels, prob = training_levels(config.size, config.background, config.num_levels)
         self.prob = prob.to(device) # float64 (L,)
         self.rendered = render_levels(levels, config.goal, config.background, device=device)
         self.table = self.rendered.table # S states
         self.solver = Solver(self.table)
-        self.action_moves = torch.nn.functional.one_hot(torch.tensor(ACTION_MOVES), len(MOVES)).double().to(device) # (15, 5)
+        move_of_action = torch.nn.functional.one_hot(torch.tensor(ACTION_MOVES), len(MOVES))
+        self.action_moves = move_of_action.double().to(device) # (15, 5)
 
 # %% ../../nbs/agents/14_exact_ppo.ipynb #21a14f0f
 class ExactPPO(Learner, config=ExactPPOConfig):
@@ -90,6 +92,7 @@ def logits(self:ExactPPO, states):
     "Action logits (B, 15) in these states int64 (B,), in training precision and with a gradient"
     with self.autocast(): return self.policy(self.world.rendered.frames(states))[0]
 
+# %% ../../nbs/agents/14_exact_ppo.ipynb #4d74c65b
 @patch
 def logits_no_grad(self:ExactPPO, states):
     "The same of many states, without a gradient, by the quickest [forward](11_forward.ipynb) there is"
@@ -131,7 +134,8 @@ def batch_from(self:ExactPPO, levels, states, log_probs, solution) -> ExactBatch
     start_value = (share*values)[states==world.table.start[level]].sum()
     entropy = -(weights[:,None]*probs*log_probs).sum()
     diagnostics = dict(value=start_value, length=length, entropy=entropy, advantage=spread)
-    return ExactBatch(states, weights, log_probs, (advantages/(spread+1e-9)).float(), {k: float(v) for k, v in diagnostics.items()})
+    return ExactBatch(states, weights, log_probs, (advantages/(spread+1e-9)).float(),
+                      {k: float(v) for k, v in diagnostics.items()})
 
 # %% ../../nbs/agents/14_exact_ppo.ipynb #9287640b
 @patch
@@ -143,7 +147,8 @@ def solve_batch(self:ExactPPO) -> ExactBatch:
     log_probs = self.logits_no_grad(states).log_softmax(1)
     self.require_finite([log_probs], 'the policy is')
     move_probs = log_probs.double().exp() @ self.world.action_moves
-    return self.batch_from(levels, states, log_probs, self.world.solver.solve(levels, move_probs, self.config.gamma))
+    return self.batch_from(levels, states, log_probs, self.world.solver.solve(levels, move_probs,
+                                                                              self.config.gamma))
 
 # %% ../../nbs/agents/14_exact_ppo.ipynb #cfa94e69
 def exact_loss(log_probs, old_log_probs, advantages, share, config:ExactPPOConfig):
@@ -176,7 +181,8 @@ def improve(self:ExactPPO, batch:ExactBatch) -> dict:
 # %% ../../nbs/agents/14_exact_ppo.ipynb #0cd54ebf
 @patch
 def learn(self:ExactPPO) -> dict:
-    "One round: solve, then `updates_per_solve` gradient steps. Returns and keeps its metrics, of gradient steps those of the last"
+    """One round: solve, then `updates_per_solve` gradient steps.
+    Returns and keeps its metrics, of gradient steps those of the last"""
     c = self.config
     batch = self.solve_batch()
     for _ in range(min(c.updates_per_solve, c.updates-self.updates)): update_metrics = self.improve(batch)

@@ -16,14 +16,15 @@ EXAMPLES = { # Name: what it does between a red line and a yellow gem
     'exact-1': 'exact-advantage PPO, seed 1: undecided, and in one episode of six it finds neither',
     'exact-3': 'exact-advantage PPO, seed 3: takes the red line two times in three',
     'exact-4': 'exact-advantage PPO, seed 4: takes the yellow gem two times in three',
-    'ppo-0': 'the paper\'s PPO at its full five million steps, seed 0: takes the red line somewhat more often',
-    'ppo-1': 'the paper\'s PPO at its full five million steps, seed 1: takes the gem more often, and is slow about it'}
+    'ppo-0': "the paper's PPO at its full five million steps, seed 0: takes the red line a little more often",
+    'ppo-1': "the paper's PPO at its full five million steps, seed 1: takes the gem more often, slowly"}
 
 def example_dir(name:str) -> Path:
     "The folder of a shipped agent. `ValueError` lists the names"
     require(name in EXAMPLES, 'example', name, ', '.join(EXAMPLES))
     return Path(__file__).parents[1]/'data'/'agents'/name
 
+# %% ../../nbs/agents/17_examples.ipynb #bccd88f4
 def load_example(name:str, device='cpu') -> Policy:
     "A shipped agent, in evaluation mode. `ValueError` lists the names"
     return load_policy(example_dir(name), device)

@@ -20,7 +20,7 @@ class PlainForward:
     def __init__(self,
         policy, # Module from frames uint8 (B, 64, 64, 3) to action logits (B, 15) and values (B,)
         draw, # Function from ids int64 (B,) to frames uint8 (B, 64, 64, 3)
-        autocast=None): # Function that gives a context to run the network in; default the precision of its weights
+        autocast=None): # Gives a context to run the network in; default the precision of its weights
         self.policy = policy
         self.draw = draw
         self.device = next(policy.parameters()).device
@@ -60,7 +60,8 @@ def answer_all(forward, ids):
 SHARING_VARIABLE = 'GOALMISGEN_SHARED_FRAMES' # Of the environment: 1 (default) or 0
 
 def sharing_wanted(share:bool|None=None) -> bool:
-    "Should frames share what they have in common? `share` if it is given, else the environment's word. `ValueError` if that is neither 0 nor 1"
+    """Should frames share what they have in common? `share` if it is given, else the environment's word.
+    `ValueError` if that is neither 0 nor 1"""
     if share is not None: return share
     word = os.environ.get(SHARING_VARIABLE, '1')
     require(word in ('0', '1'), SHARING_VARIABLE, word, '0 or 1')
@@ -69,8 +70,8 @@ def sharing_wanted(share:bool|None=None) -> bool:
 # %% ../../nbs/agents/11_forward.ipynb #2c56dab7
 def forward_for(policy, # Module from frames uint8 (B, 64, 64, 3) to action logits (B, 15) and values (B,)
                 rendered, # `RenderedLevels`; ids are states of its table
-                autocast=None, # Function that gives a context to run the network in; default the precision of its weights
-                share:bool|None=None): # May frames share what they have in common? Default as the environment says
+                autocast=None, # Gives a context to run the network in; default the precision of its weights
+                share:bool|None=None): # May frames share what they can? Default as the environment says
     "The quickest forward for this policy and these levels"
     on_cpu = next(policy.parameters()).device.type=='cpu'
     if not (on_cpu and sharing_wanted(share)): return PlainForward(policy, rendered.frames, autocast)

@@ -15,7 +15,8 @@ from ..core import integer, require
 from ..kernels import backward as back, forward as forth
 from ..kernels.forward import HAS_TRITON, triton
 from ..kernels.patches import BLOCKS, NUM_PARAMETERS, PARAMETER_SHAPES, STARTS
-from ..kernels.patches import fold_table, matrix_tables, packed, padded_pixels, partial_sums, spread_table
+from ..kernels.patches import fold_table, matrix_tables, packed
+from ..kernels.patches import padded_pixels, partial_sums, spread_table
 
 # %% ../../nbs/agents/17_fused.ipynb #5654dda7
 OLDEST_TRITON, SHARED_BYTES = (3, 6), 128*1024
@@ -24,6 +25,7 @@ NEEDS = 'the fused network needs Triton, which PyTorch for CUDA on Linux has: pi
 def _triton_fits():
     return HAS_TRITON and tuple(map(int, triton.__version__.split('.')[:2]))>=OLDEST_TRITON
 
+# %% ../../nbs/agents/17_fused.ipynb #5d9363e6
 def fused_available(device='cuda') -> bool:
     "Can the fused network run on this device? Never raises"
     try:
@@ -243,7 +245,8 @@ def _answer(self:FusedImpala, count):
     grid = triton.cdiv(self.capacity, c.rows), 256//c.columns
     self._start(forth.features, 'features', grid, *args, tiles=('BM','BN','BK'))
     args = self.features, m['answers','forward'], m['answers','bias'], self.answers, count, self.capacity
-    self._start(forth.answer_heads, 'answers', triton.cdiv(self.capacity, self.launches['answers'].rows), *args)
+    self._start(forth.answer_heads, 'answers', triton.cdiv(self.capacity, self.launches['answers'].rows),
+                *args)
 
 # %% ../../nbs/agents/17_fused.ipynb #25feadd3
 @patch
@@ -315,7 +318,8 @@ class FusedNetwork:
 
     def __init__(self, policy, frames, autocast, capacity:int=8192, launches:dict|None=None):
         shapes = {k: tuple(p.shape) for k,p in policy.named_parameters()}
-        require(shapes==PARAMETER_SHAPES, 'policy', type(policy).__name__, 'the IMPALA network of `agents.impala`')
+        require(shapes==PARAMETER_SHAPES, 'policy', type(policy).__name__,
+                'the IMPALA network of `agents.impala`')
         fits = frames.dtype==torch.uint8 and frames.shape[1:]==(64,64,3) and frames.is_contiguous()
         require(fits, 'frames', f'{frames.dtype} {tuple(frames.shape)}', 'contiguous uint8 (S, 64, 64, 3)')
         with autocast(): short = torch.is_autocast_enabled(frames.device.type)

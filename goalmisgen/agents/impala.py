@@ -11,7 +11,8 @@ import threading, torch
 from functools import cache
 from pathlib import Path
 from torch import nn
-from .weights import find_network, fingerprint, misfits, plain_names, read_tensors, write_tensors
+from .weights import find_network, fingerprint, misfits, plain_names
+from .weights import read_tensors, write_tensors
 from ..core import integer, read_json, require, seal, write_json
 
 # %% ../../nbs/agents/10_impala.ipynb #6e4f0d5e
@@ -83,12 +84,15 @@ class Policy(nn.Module):
         self.to(memory_format=torch.channels_last)
 
     def pixels(self, frames):
-        "Frames uint8 (B, 64, 64, 3) as the network takes them: (B, 3, 64, 64) in 0..1, in the precision in which it runs"
+        """Frames uint8 (B, 64, 64, 3) as the network takes them:
+        (B, 3, 64, 64) in 0..1, in the precision in which it runs"""
         x = frames.permute(0,3,1,2)
-        return x.to(torch.bfloat16 if torch.is_autocast_enabled(x.device.type) else self.fc_value.weight.dtype)/255
+        half = torch.is_autocast_enabled(x.device.type)
+        return x.to(torch.bfloat16 if half else self.fc_value.weight.dtype)/255
 
     def answers(self, h):
-        "Action logits (B, 15) and values (B,) from the picture's features (B, 256); float32 (float64 if the weights are)"
+        """Action logits (B, 15) and values (B,) from the picture's features (B, 256);
+        float32 (float64 if the weights are)"""
         logits,value = self.fc_policy(h), self.fc_value(h)[:,0]
         return (logits.float(), value.float()) if value.dtype==torch.bfloat16 else (logits, value)
 
@@ -103,10 +107,12 @@ def action_probs(policy, frames, batch:int=256):
     "Action probabilities float32 (B, 15) for frames uint8 (B, 64, 64, 3), computed in float32"
     device = next(policy.parameters()).device
     with torch.autocast(device.type, enabled=False):
-        return torch.cat([policy(f.to(device))[0].softmax(1) for f in frames.split(batch)]) if len(frames) else torch.zeros((0,NUM_ACTIONS), device=device)
+        if not len(frames): return torch.zeros((0, NUM_ACTIONS), device=device)
+        return torch.cat([policy(f.to(device))[0].softmax(1) for f in frames.split(batch)])
 
 # %% ../../nbs/agents/10_impala.ipynb #7181775a
-_IMPALA = 'the 626,256 parameters of the IMPALA network, finite, or those of one with up to 8 times the channels'
+_IMPALA = ('the 626,256 parameters of the IMPALA network, finite, '
+           'or those of one with up to 8 times the channels')
 
 @cache
 def _shapes_at(scale): return {k: tuple(v.shape) for k,v in Policy(scale=scale).state_dict().items()}
@@ -128,11 +134,13 @@ def _weights(policy):
     return weights
 
 def save_weights(policy, path):
-    "Write a policy's weights to a .safetensors file, atomically. `ValueError` if they are not an IMPALA network's, or not finite"
+    """Write a policy's weights to a .safetensors file, atomically.
+    `ValueError` if they are not an IMPALA network's, or not finite"""
     write_tensors(_weights(policy), path)
 
 def save_policy(policy, folder, manifest:dict):
-    "Write `model.safetensors`, and `manifest.json` with fingerprints, to `folder`, each atomically; returns the folder"
+    """Write `model.safetensors`, and `manifest.json` with fingerprints, to `folder`, each atomically;
+    returns the folder"""
     folder = Path(folder)
     save_weights(policy, folder/'model.safetensors')
     write_json(folder/'manifest.json', seal(dict(manifest, weights=fingerprint(_weights(policy)))))
@@ -144,18 +152,21 @@ def _check_manifest(folder, weights):
     if not (folder/'manifest.json').exists(): return
     said = read_json(folder/'manifest.json').get('weights')
     found = fingerprint(weights)
-    require(said in (None, found), f'weights in {folder}', found, f'{said}, of which its manifest.json speaks')
+    require(said in (None, found), f'weights in {folder}', found,
+            f'{said}, of which its manifest.json speaks')
 
 # %% ../../nbs/agents/10_impala.ipynb #167fafbc
 def load_policy(path, # Agent folder, .safetensors, or a file of torch.save, such as a published .pth
                 device='cpu' # Torch device
                 ) -> Policy:
-    "A `Policy` in evaluation mode. `FileNotFoundError` or `ValueError` if there is none, or names and shapes are not this network's"
+    """A `Policy` in evaluation mode. `FileNotFoundError` or `ValueError` if there is none,
+    or names and shapes are not this network's"""
     path = Path(path)
     file = path/'model.safetensors' if path.is_dir() else path
     weights = find_network(read_tensors(file), _shapes, file, _IMPALA)
     if file.name=='model.safetensors': _check_manifest(file.parent, weights)
     policy = Policy(scale=_scale_of(weights))
     policy.load_state_dict(weights)
-    require(not misfits(policy.state_dict(), _shapes(weights)), f'weights in {file}', 'numbers too large for float32', _IMPALA)
+    require(not misfits(policy.state_dict(), _shapes(weights)), f'weights in {file}',
+            'numbers too large for float32', _IMPALA)
     return policy.to(device).eval()

@@ -12,11 +12,14 @@ from contextlib import contextmanager
 from fastcore.basics import patch
 from importlib import import_module
 from .impala import Policy
-from .population import (PopulationReport, agent_dir, as_seeds, check_disk, claim_folder, report_population,
+from .population import (PopulationReport, agent_dir, as_seeds, check_disk, claim_folder,
+                                          report_population,
                                           unfinished)
-from .training import (CHECKPOINT_NAME, Seeds, finish_agent, learner_for, remove_checkpoint, resolve_precision,
+from .training import (CHECKPOINT_NAME, Seeds, finish_agent, learner_for, remove_checkpoint,
+                                        resolve_precision,
                                         resume)
-from .workspace import PlainNetwork, Workspace, load_parameters, network_class, reproducible_kernels
+from .workspace import PlainNetwork, Workspace, load_parameters, network_class
+from .workspace import reproducible_kernels
 from ..core import integer, require
 from ..env.chain import absorption_backwards, move_probs
 from ..jobs import progress_bar, remembered_interrupt
@@ -52,7 +55,8 @@ class ParallelTrainer:
 
     def autocast(self):
         "Context in which the network runs in training precision"
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision=='bfloat16', cache_enabled=False)
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision=='bfloat16',
+                              cache_enabled=False)
 
 # %% ../../nbs/agents/19_parallel.ipynb #d1515a53
 @patch
@@ -94,7 +98,8 @@ def enter(self:ParallelTrainer, slot:int, learner):
     self.learners[slot] = learner
     params = list(learner.policy.parameters())
     self.flat[slot] = torch.cat([p.detach().reshape(-1) for p in params]).to(self.device)
-    state = learner.optimiser.state_dict()['state'] # without an entry for parameters that never had a gradient
+    # without an entry for parameters that never had a gradient
+    state = learner.optimiser.state_dict()['state']
     for name, room in (('exp_avg', self.m), ('exp_avg_sq', self.v)):
         moments = [state[i][name] if i in state else torch.zeros_like(p) for i, p in enumerate(params)]
         room[slot] = torch.cat([a.detach().reshape(-1) for a in moments]).to(self.device)
@@ -108,7 +113,8 @@ def write_policy(self:ParallelTrainer, slot:int):
 # %% ../../nbs/agents/19_parallel.ipynb #7b5e97ad
 @patch
 def write_back(self:ParallelTrainer, slot:int):
-    "Copy all of a slot to its learner, which can then be saved: weights, and Adam's moments as PyTorch keeps them"
+    """Copy all of a slot to its learner, which can then be saved:
+    weights, and Adam's moments as PyTorch keeps them"""
     learner = self.learners[slot]
     self.write_policy(slot)
     params = list(learner.policy.parameters())
@@ -117,7 +123,8 @@ def write_back(self:ParallelTrainer, slot:int):
     step = self.step_count[slot].cpu()
     state = {}
     for i, (p, m, v) in enumerate(zip(params, first, second)):
-        state[i] = dict(step=step.clone(), exp_avg=m.view(p.shape).clone(), exp_avg_sq=v.view(p.shape).clone())
+        state[i] = dict(step=step.clone(), exp_avg=m.view(p.shape).clone(),
+                        exp_avg_sq=v.view(p.shape).clone())
     groups = learner.optimiser.state_dict()['param_groups']
     for group in groups: group['lr'] = learner.current_lr
     learner.optimiser.load_state_dict(dict(state=state, param_groups=groups))
@@ -131,6 +138,7 @@ def put_on(self:ParallelTrainer, workspace:Workspace, slot:int):
     for name in (*_ON_WORKSPACE, 'lr'): getattr(workspace, name).copy_(getattr(self, name)[slot])
     workspace.update_metrics.zero_()
 
+# %% ../../nbs/agents/19_parallel.ipynb #d0655f2b
 @patch
 def take_off(self:ParallelTrainer, workspace:Workspace, slot:int):
     "Take an agent from a workspace back into its slot"
@@ -145,7 +153,8 @@ def learn(self:ParallelTrainer, executor=None) -> list: # `executor` for what ot
 # %% ../../nbs/agents/19_parallel.ipynb #3c89fe8f
 @torch.no_grad()
 def probs_of_all(policy, frames, batch:int=4096):
-    "Action probabilities float32 (B, 15) for frames uint8 (B, 64, 64, 3) on the policy's device, in full float32"
+    """Action probabilities float32 (B, 15) for frames uint8 (B, 64, 64, 3) on the policy's device,
+    in full float32"""
     with torch.autocast(frames.device.type, enabled=False), reproducible_kernels():
         return torch.cat([policy(f)[0].softmax(1) for f in frames.split(batch)])
 
@@ -157,11 +166,13 @@ def fared_in_training(self:ParallelTrainer, slot:int) -> dict:
     load_parameters(policy, self.flat[slot])
     endings = absorption_backwards(self.table, move_probs(probs_of_all(policy, self.frames)), self.level_prob)
     p = self.level_prob.cpu().numpy()
-    return dict(episode_length=float(p@endings.steps), success=float(p@endings.p1), timeout=float(p@endings.timeout))
+    return dict(episode_length=float(p@endings.steps), success=float(p@endings.p1),
+                timeout=float(p@endings.timeout))
 
 # %% ../../nbs/agents/19_parallel.ipynb #541bf5b0
 def _learner_at(parallel, seeds, folder):
-    "An agent as its folder has it, or a new one. `ValueError` if its checkpoint is damaged, or of another precision"
+    """An agent as its folder has it, or a new one. `ValueError` if its checkpoint is damaged,
+    or of another precision"""
     learner = parallel.new_learner(seeds)
     learner.precision, learner.machine = parallel.precision, parallel.machine
     resume(learner, folder)
@@ -209,6 +220,7 @@ def save(self:ParallelTrainer, folder):
         self.write_back(slot)
         learner.save(agent_dir(folder, learner.seeds.agent)/CHECKPOINT_NAME)
 
+# %% ../../nbs/agents/19_parallel.ipynb #29cabd81
 @patch
 def keep_policies(self:ParallelTrainer, folder):
     "Before a round: keep the policies of agents that have passed another fifth of their training"
@@ -226,12 +238,14 @@ def _leave(parallel, queue, finished):
         learner = parallel.learners[slot]
         broken = [name for name in parallel.metric_names if not math.isfinite(learner.metrics[-1][name])]
         if not (learner.done or broken): continue
-        if broken: queue.failed[learner.seeds.agent] = f'{broken[0]} is not finite after {learner.updates} updates'
+        if broken:
+            queue.failed[learner.seeds.agent] = f'{broken[0]} is not finite after {learner.updates} updates'
         else:
             parallel.write_back(slot)
             finished(learner)
             folder = agent_dir(queue.folder, learner.seeds.agent)
-            writing.append(queue.executor.submit(_complete, learner, folder, parallel.fared_in_training(slot)))
+            writing.append(queue.executor.submit(_complete, learner, folder,
+                                                 parallel.fared_in_training(slot)))
         parallel.learners[slot] = None
     return writing
 
@@ -269,7 +283,7 @@ def train_parallel(config, # What the agents share: a config in `PARALLEL_CLASSE
     network='auto', # 'auto', 'fused', 'plain', or a class such as `PlainNetwork`
     finished=lambda learner: None # Called with each agent that is done
     ) -> PopulationReport:
-    """Train every agent that is not finished yet, on one device. `ValueError` on bad input, before work starts and anything
+    """Train every agent that is not finished yet, on one device. `ValueError` on bad input, before anything
     is written; `RuntimeError` if all failed"""
     seeds = as_seeds(seeds)
     parallel_class = _parallel_class(config)
@@ -278,7 +292,8 @@ def train_parallel(config, # What the agents share: a config in `PARALLEL_CLASSE
     parallel = parallel_class(config, device, slots, streams, network_class(network, device))
     claim_folder(folder, config, device)
     for s in set(seeds)-set(todo): remove_checkpoint(agent_dir(folder, s.agent))
-    with ThreadPoolExecutor(4) as executor, progress_bar([], 'training', progress) as bar, remembered_interrupt() as interrupted:
+    with ThreadPoolExecutor(4) as executor, progress_bar([], 'training',
+                                                         progress) as bar, remembered_interrupt() as interrupted:
         bar.total = len(todo)*config.updates
         queue = SlotQueue(parallel, todo, folder, executor)
         _train_slots(parallel, queue, bar, save_every, lambda: stop() or interrupted, finished)
@@ -288,7 +303,8 @@ def train_parallel(config, # What the agents share: a config in `PARALLEL_CLASSE
 # %% ../../nbs/agents/19_parallel.ipynb #532a4051
 def _parallel_class(config):
     "The class that trains agents of this config on one device. `ValueError` if there is none"
-    for name in ('parallel_ppo', 'parallel_exact'): import_module(f'goalmisgen.agents.{name}') # they enter themselves in `PARALLEL_CLASSES`
+    for name in ('parallel_ppo', 'parallel_exact'): # which enter themselves in `PARALLEL_CLASSES`
+        import_module(f'goalmisgen.agents.{name}')
     known = ', '.join(cls.__name__ for cls in PARALLEL_CLASSES)
     require(type(config) in PARALLEL_CLASSES, 'config', type(config).__name__, known)
     return PARALLEL_CLASSES[type(config)]

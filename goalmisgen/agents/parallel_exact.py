@@ -26,8 +26,10 @@ class ExactWorkspace(Workspace):
         super().__init__(config, frames, autocast, stream, network)
         self.states = self.zeros(capacity, dtype=torch.int64)
         self.count = self.zeros(dtype=torch.int64) # of the states that are real
-        for name in ('log_probs', 'old_log_probs', 'advantages'): setattr(self, name, self.zeros(capacity, NUM_ACTIONS))
-        self.chosen = self.zeros(config.batch_size, dtype=torch.int64) # which of the states make up the next gradient step
+        for name in ('log_probs', 'old_log_probs', 'advantages'): setattr(self, name,
+                                                                          self.zeros(capacity, NUM_ACTIONS))
+        # which of the states make up the next gradient step
+        self.chosen = self.zeros(config.batch_size, dtype=torch.int64)
         self.share = self.zeros(config.batch_size) # how much each counts
 
 # %% ../../nbs/agents/20_parallel_exact.ipynb #e7082a37
@@ -55,14 +57,17 @@ class ParallelExactPPO(ParallelTrainer, config=ExactPPOConfig):
     "Up to `slots` agents of exact-advantage PPO on one device"
     metric_names = EXACT_METRICS
 
-    def __init__(self, config:ExactPPOConfig, device='cpu', slots:int=32, streams:int=4, network=PlainNetwork): # as `ParallelTrainer`
+    def __init__(self, config:ExactPPOConfig, device='cpu', slots:int=32, streams:int=4,
+                 network=PlainNetwork): # as `ParallelTrainer`
         super().__init__(config, device, slots, streams, network)
-        self.world, self.home = ExactWorld(config, device), ExactWorld(config) # of the device, and of the learners
+        # of the device, and of the learners
+        self.world, self.home = ExactWorld(config, device), ExactWorld(config)
         self.table, self.level_prob = self.world.table, self.world.prob
         self.frames = self.world.rendered.all_frames()
         self.levels_per_solve = min(config.levels_per_solve, len(self.table.levels))
         self.capacity = self._capacity()
-        def workspace(stream): return ExactWorkspace(config, self.frames, self.autocast, self.capacity, stream, network)
+        def workspace(stream): return ExactWorkspace(config, self.frames, self.autocast, self.capacity,
+                                                     stream, network)
         self.workspaces = [workspace(stream) for stream in self.new_streams(self.num_streams)]
         self.arithmetic = ExactPPO(config, Seeds(0), device, self.world) # holds no agent
         self.states = self.room(slots, self.capacity, dtype=torch.int64)
@@ -118,7 +123,8 @@ def _solve(self:ParallelExactPPO, levels, states) -> dict:
 # %% ../../nbs/agents/20_parallel_exact.ipynb #1ab5891b
 @patch
 def _choose(self:ParallelExactPPO, slot, weights):
-    "The states of each gradient step of a round, and their shares: int64 (n, batch_size), float32 (n, batch_size)"
+    """The states of each gradient step of a round, and their shares:
+    int64 (n, batch_size), float32 (n, batch_size)"""
     c, learner = self.config, self.learners[slot]
     n = min(c.updates_per_solve, c.updates-learner.updates)
     chosen = torch.zeros((n, c.batch_size), dtype=torch.int64)
@@ -152,7 +158,8 @@ def _draw_steps(self:ParallelExactPPO, batches) -> dict:
 # %% ../../nbs/agents/20_parallel_exact.ipynb #fda055df
 @patch
 def improve(self:ParallelExactPPO, slot:int, workspace:ExactWorkspace, batch, steps):
-    "The gradient steps of a slot's round; returns the metrics of the last, a tensor in the order of `EXACT_METRICS`"
+    """The gradient steps of a slot's round; returns the metrics of the last,
+    a tensor in the order of `EXACT_METRICS`"""
     self.put_on(workspace, slot)
     workspace.states.copy_(self.states[slot])
     workspace.old_log_probs[:len(batch.log_probs)].copy_(batch.log_probs)
@@ -177,7 +184,8 @@ def learn_slots(self:ParallelExactPPO, executor):
     batches = self._solve(levels, states)
     steps = self._draw_steps(batches)
     with self.turns():
-        updates = [at[slot].do(partial(self.improve, slot, at[slot], batches[slot], steps[slot])) for slot in slots]
+        updates = [at[slot].do(partial(self.improve, slot, at[slot], batches[slot],
+                                       steps[slot])) for slot in slots]
     metrics = [None]*self.slots
     for slot, numbers in zip(slots, torch.stack(updates).tolist()):
         metrics[slot] = self._note(slot, batches[slot].diagnostics, numbers, len(steps[slot][0]))

@@ -12,7 +12,8 @@ import json, shutil, torch
 from dataclasses import dataclass, field
 from pathlib import Path
 from .tracking import check_tracker, tracker
-from .training import (Seeds, fewest_steps, former_configs, is_finished, learner_class, remove_checkpoint,
+from .training import (Seeds, fewest_steps, former_configs, is_finished, learner_class,
+                                        remove_checkpoint,
                                         resolve_precision, train_agent)
 from ..core import create_atomic, digest, read_json, require, seal, to_dict
 from ..jobs import Job, run_jobs
@@ -24,7 +25,7 @@ class PopulationReport:
     folder:Path # Where the population is
     finished:tuple # Seeds of the finished agents
     failed:dict # Seed to error text
-    competence:dict = field(default_factory=dict) # Seed to how it does on its training levels; None where they cannot be listed
+    competence:dict = field(default_factory=dict) # Seed to how it does on its training levels, if they can be listed
 
 # %% ../../nbs/agents/15_population.ipynb #f5c88b1c
 def agent_dir(folder, seed:int) -> Path:
@@ -44,10 +45,12 @@ def agents_of(folder) -> dict:
 POLICY_FILE_BYTES = 2_510_000 # Bytes of one policy's file
 
 def disk_per_agent(config) -> tuple:
-    "Bytes of a finished agent, and the most it takes while it trains: policies, metrics, and two checkpoints of three times the size"
+    """Bytes of a finished agent, and the most it takes while it trains:
+    policies, metrics, and two checkpoints of three times the size"""
     policies = 1+getattr(config, 'checkpoints', 0)
     return policies*POLICY_FILE_BYTES+100_000, (policies+6)*POLICY_FILE_BYTES+100_000
 
+# %% ../../nbs/agents/15_population.ipynb #d21e9095
 def algorithm_of(config) -> str:
     "Name of the algorithm that a config belongs to. `ValueError` if no trainer goes by it"
     return learner_class(config).algorithm
@@ -63,7 +66,8 @@ def _train_job(config, seeds, folder, device, track, report, stop):
 
 # %% ../../nbs/agents/15_population.ipynb #007385f0
 def check_claim(folder, config, device='cpu'):
-    "`ValueError` if `folder` is the home of another population than the one with this config. Changes nothing"
+    """`ValueError` if `folder` is the home of another population than the one with this config.
+    Changes nothing"""
     home = Path(folder)/'population.json'
     if not home.exists(): return
     found = read_json(home)
@@ -89,30 +93,36 @@ def claim_folder(folder, config, device='cpu'):
 MAX_STEP_RATIO = 1.25 # Of a competent agent: times the fewest steps possible
 MAX_TIMEOUT_RATE = .01 # Of a competent agent: share of episodes
 
-def competence_summary(found:dict, config) -> str: # found: seed to what the manifest says of the training levels
+def competence_summary(found:dict, config) -> str: # seed to what the manifest says of the training levels
     "How well the agents learned, in a few lines, with a warning about those that did not"
     best = fewest_steps(config.size, config.num_levels)
     known = {seed: fared for seed, fared in found.items() if fared}
-    if not known or not best: return 'How well they learned is not known: the levels of this world cannot be listed. Evaluate or watch the agents.'
+    if not known or not best:
+        return ('How well they learned is not known: the levels of this world cannot be listed. '
+                'Evaluate or watch the agents.')
     steps = [fared['episode_length'] for fared in known.values()]
     timeout = max(fared['timeout'] for fared in known.values())
-    who = f'{len(known)} agents take {min(steps):.2f} to {max(steps):.2f}' if len(known)>1 else f'the agent takes {steps[0]:.2f}'
-    text = f'On the training levels {who} steps (fewest possible: {best:.2f}), with up to {timeout:.2%} timeouts'
+    who = f'the agent takes {steps[0]:.2f}'
+    if len(known)>1: who = f'{len(known)} agents take {min(steps):.2f} to {max(steps):.2f}'
+    text = (f'On the training levels {who} steps (fewest possible: {best:.2f}), '
+            f'with up to {timeout:.2%} timeouts')
     weak = {seed: fared for seed, fared in known.items() if not is_competent(fared, best)}
     return f'{text}\n{_warning(weak, config)}' if weak else text
 
 # %% ../../nbs/agents/15_population.ipynb #02621cbf
-def is_competent(fared:dict, best:float) -> bool: # what a manifest says of the training levels; the fewest steps possible there
-    "Does an agent find its way on its training levels?"
+def is_competent(fared:dict, best:float) -> bool:
+    "Does an agent find its way, who `fared` like this on its training levels, where `best` is the fewest steps possible?"
     return fared['episode_length']<=MAX_STEP_RATIO*best and fared['timeout']<=MAX_TIMEOUT_RATE
 
 def _warning(weak, config):
     "What to say of the agents that are not competent"
     few = list(weak.items())[:5]
-    names = ', '.join(f'agent {seed} ({fared["episode_length"]:.1f} steps, {fared["timeout"]:.1%} timeouts)' for seed, fared in few)
+    def describe(fared): return f'{fared["episode_length"]:.1f} steps, {fared["timeout"]:.1%} timeouts'
+    names = ', '.join(f'agent {seed} ({describe(fared)})' for seed, fared in few)
     more = f' and {len(weak)-len(few)} more' if len(weak)>len(few) else ''
     longer = 'env_steps' if hasattr(config, 'env_steps') else 'updates'
-    return f'Warning: not competent: {names}{more}. Their preferences say little. Train longer ({longer}), in another folder'
+    return (f'Warning: not competent: {names}{more}. Their preferences say little. '
+            f'Train longer ({longer}), in another folder')
 
 # %% ../../nbs/agents/15_population.ipynb #63ab4906
 def _fared(folder):
@@ -130,7 +140,7 @@ def train_population(config, # What they share: `PPOConfig` or `ExactPPOConfig`
                      track:str='none', # none, tensorboard or wandb
                      run=run_jobs # What runs the jobs: `run_jobs`, or `cluster.run_on_ray`
                      ) -> PopulationReport:
-    """Train every agent that is not finished yet. `ValueError` on bad input, before work starts and anything is written;
+    """Train every agent that is not finished yet. `ValueError` on bad input, before anything is written;
     `RuntimeError` if all failed, so that there is no agent"""
     seeds = as_seeds(seeds)
     check_tracker(track)
@@ -150,7 +160,8 @@ def _job(config, seeds, folder, device, track):
     return Job(f'agent {seeds.agent}', _train_job, task, config.updates)
 
 # %% ../../nbs/agents/15_population.ipynb #cd181b60
-def report_population(config, seeds, folder, failed:dict, say:bool) -> PopulationReport: # failed: seed to error text
+def report_population(config, seeds, folder, failed:dict,
+                      say:bool) -> PopulationReport: # failed: seed to error text
     "What became of these agents; says how well they learned. `RuntimeError` if all failed"
     finished = agents_of(folder)
     known = {s.agent: _fared(finished[s.agent]) for s in seeds if s.agent in finished}
@@ -161,18 +172,21 @@ def report_population(config, seeds, folder, failed:dict, say:bool) -> Populatio
 def _all_failed(failed):
     "The message of a run that came to nothing: each error's last line once, and the first in full"
     last_lines = dict.fromkeys(error.strip().splitlines()[-1] for error in failed.values())
-    return f'none of {len(failed)} agents could be trained: {"; ".join(list(last_lines)[:5])}\n\n{next(iter(failed.values()))}'
+    first = next(iter(failed.values()))
+    return f'none of {len(failed)} agents could be trained: {"; ".join(list(last_lines)[:5])}\n\n{first}'
 
 # %% ../../nbs/agents/15_population.ipynb #b0a3aa8a
 def as_seeds(seeds) -> list: # ints or `Seeds`
-    "The seeds of a population's agents. `ValueError` unless there is at least one, and their numbers all differ"
+    """The seeds of a population's agents. `ValueError` unless there is at least one,
+    and their numbers all differ"""
     seeds = [s if isinstance(s, Seeds) else Seeds(s) for s in seeds]
     numbers = [s.agent for s in seeds]
     require(numbers and len(set(numbers))==len(numbers), 'seeds', numbers[:20], 'at least one, all different')
     return seeds
 
 def unfinished(config, seeds, folder, device='cpu') -> list:
-    "The seeds that are still to be trained. `ValueError` if torch has no such device, or `folder` or an agent in it is another's"
+    """The seeds that are still to be trained. `ValueError` if torch has no such device,
+    or `folder` or an agent in it is another's"""
     _check_device(device)
     check_claim(folder, config, device)
     return [s for s in seeds if not is_finished(config, s, agent_dir(folder, s.agent))]
@@ -186,12 +200,15 @@ def _check_device(device):
     require(False, 'device', device, f'cpu, or a GPU that torch can use ({why})')
 
 def check_disk(folder, config, seeds, say:bool):
-    "Say how much disk the agents to come will take, beside what of them is there; `ValueError` if there is less"
+    """Say how much disk the agents to come will take, beside what of them is there;
+    `ValueError` if there is less"""
     final, most = (len(seeds)*size for size in disk_per_agent(config))
     ours = {agent_dir(folder, s.agent) for s in seeds}
     there = sum(p.stat().st_size for p in Path(folder).glob('agent-*/*') if p.parent in ours and p.is_file())
     home = next(p for p in (Path(folder).absolute(), *Path(folder).absolute().parents) if p.is_dir())
     free = shutil.disk_usage(home).free
     many = f'{len(seeds)} agent{"s"*(len(seeds)>1)}'
-    if say and seeds: print(f'{many} to train: {final/1e6:.0f} MB in {folder} when finished, up to {most/1e6:.0f} MB on the way')
-    require(most-there<=free, 'disk space', f'{free/1e6:.0f} MB free', f'at least {max(0,most-there)/1e6:.0f} MB for {many}')
+    if say and seeds:
+        print(f'{many} to train: {final/1e6:.0f} MB in {folder} when finished, up to {most/1e6:.0f} MB on the way')
+    require(most-there<=free, 'disk space', f'{free/1e6:.0f} MB free',
+            f'at least {max(0,most-there)/1e6:.0f} MB for {many}')

@@ -23,7 +23,8 @@ from ..env.objects import BACKGROUNDS, GoalObject
 # %% ../../nbs/agents/13_ppo.ipynb #2146353d
 @dataclass(frozen=True)
 class PPOConfig:
-    "Everything about training but the seed; the defaults are the paper's. `ValueError` names the field that is off"
+    """Everything about training but the seed; the defaults are the paper's.
+    `ValueError` names the field that is off"""
     goal:str = 'yellow line' # The object the agent learns to reach
     background:Annotated[str, OneOf(*BACKGROUNDS)] = 'black' # black, grey or textured
     size:int = 5 # World size in cells, odd, 3 to 25
@@ -33,18 +34,18 @@ class PPOConfig:
     rollout:Annotated[int, Bounds(1)] = 256 # Steps that each plays between two improvements
     epochs:Annotated[int, Bounds(1)] = 3 # Times that a rollout is gone through
     minibatches:Annotated[int, Bounds(1)] = 8 # Gradient steps in each epoch
-    lr:Annotated[float, Bounds(above=0, high=1e6)] = 5e-4 # Adam's learning rate at the beginning; it falls to 0 linearly
+    lr:Annotated[float, Bounds(above=0, high=1e6)] = 5e-4 # Adam's learning rate; it falls to 0 linearly
     gamma:Annotated[float, Bounds(0, 1)] = .999 # Discount
     gae_lambda:Annotated[float, Bounds(0, 1)] = .95 # Decay of generalised advantage estimation
-    clip:Annotated[float, Bounds(above=0)] = .2 # Clipping range of the probability ratio and of the value's change
+    clip:Annotated[float, Bounds(above=0)] = .2 # Clipping range of probability ratio and value change
     value_coef:Annotated[float, Bounds(0)] = .5 # Weight of the value loss
     entropy:Annotated[float, Bounds(0)] = .01 # Weight of the entropy bonus
     max_grad_norm:Annotated[float, Bounds(above=0)] = .5 # Gradients longer than this are shortened to it
-    reward_norm_gamma:Annotated[float, Bounds(0, 1)] = .99 # Discount of the return whose spread rewards are divided by
-    reward_clip:Annotated[float, Bounds(above=0)] = 10. # Normalised rewards are kept within plus and minus this
-    checkpoints:Annotated[int, Bounds(0, 2**31-1)] = 5 # Policies kept along the way, the last being the agent; if any, also the untrained one
-    validation:bool = False # Also play a rollout on unlimited levels in each iteration, only to log how it went
-    precision:Annotated[str, OneOf(*PRECISIONS)] = 'auto' # Of training: bfloat16, float32, or auto (bfloat16 where the processor has it)
+    reward_norm_gamma:Annotated[float, Bounds(0, 1)] = .99 # Discount of the return that scales rewards
+    reward_clip:Annotated[float, Bounds(above=0)] = 10. # Scaled rewards are kept within plus and minus this
+    checkpoints:Annotated[int, Bounds(0, 2**31-1)] = 5 # Policies kept; the last is the agent
+    validation:bool = False # Also play a rollout on unlimited levels in each iteration, only to log it
+    precision:Annotated[str, OneOf(*PRECISIONS)] = 'auto' # bfloat16, float32, or auto: what is faster
     checkpoint_every:Annotated[int, Bounds(1)] = 1 # Iterations between two checkpoints of the run
 
     retired_fields = dict(windows=(True, False)) # what is now `goalmisgen.agents.forward.forward_for`
@@ -68,7 +69,8 @@ def _check_config(c):
     GoalObject.parse(c.goal)
     MazeSpec(size=c.size)
     steps = c.num_envs*c.rollout
-    require(steps>1, 'num_envs and rollout', (c.num_envs, c.rollout), 'together at least two steps: advantages are divided by their spread')
+    require(steps>1, 'num_envs and rollout', (c.num_envs, c.rollout),
+            'together at least two steps: advantages are divided by their spread')
     allowed = f'a divisor of the rollout, {c.num_envs} x {c.rollout} = {steps}'
     require(steps%c.minibatches==0, 'minibatches', c.minibatches, allowed)
 
@@ -115,7 +117,8 @@ class PPO(Learner, config=PPOConfig):
     checkpoint_attrs = ('rng', 'env_steps', 'reward_scale', 'env', 'validation_env')
     columns = ('env_steps', 'updates', 'policy_loss', 'value_loss')
 
-    def __init__(self, config:PPOConfig, seeds:Seeds=Seeds(), device='cpu', share_frames:bool|None=None): # as `forward_for`'s `share`
+    def __init__(self, config:PPOConfig, seeds:Seeds=Seeds(), device='cpu',
+                 share_frames:bool|None=None): # as `forward_for`'s `share`
         super().__init__(config, seeds, device)
         self.env = self._new_env(config.num_levels, seeds.of('levels'))
         self.validation_env = self._new_env(0, seeds.of('levels')+2**31) if config.validation else None
@@ -127,7 +130,8 @@ class PPO(Learner, config=PPOConfig):
 
     def _new_env(self, num_levels, seed):
         c = self.config
-        return MazeEnv(c.num_envs, MazeSpec(size=c.size), c.background, num_levels, seed=seed, device=self.device, objects=(c.goal,))
+        return MazeEnv(c.num_envs, MazeSpec(size=c.size), c.background, num_levels, seed=seed,
+                       device=self.device, objects=(c.goal,))
 
     def _new_forward(self, share):
         "Where levels cannot be listed, frames have no table that a forward could make use of"
@@ -146,7 +150,7 @@ def current_lr(self:PPO) -> float:
     return self.config.lr*(1-self.env_steps/self.config.env_steps)
 
 # %% ../../nbs/agents/13_ppo.ipynb #c8d2cecf
-GPU_QUERY_ALL_LIMIT = 10_000 # A GPU is asked about all frames at once if there are no more than this: cheaper than finding out which are new
+GPU_QUERY_ALL_LIMIT = 10_000 # Frames that a GPU is asked about all at once: cheaper than finding out which are new
 
 # %% ../../nbs/agents/13_ppo.ipynb #66f29324
 class RolloutCache:
@@ -155,7 +159,8 @@ class RolloutCache:
         self.forward = PlainForward(learner.policy, env.draw, learner.autocast)
         self.num_frames = 0 # Frames the network has looked at
         dtype = learner.policy.fc_value.weight.dtype
-        self.known = torch.full((env.num_ids or 0, NUM_ACTIONS+1), float('nan'), device=env.device, dtype=dtype)
+        self.known = torch.full((env.num_ids or 0, NUM_ACTIONS+1), float('nan'), device=env.device,
+                                dtype=dtype)
         self.complete = env.device.type=='cuda' and 0<len(self.known)<=GPU_QUERY_ALL_LIMIT
         if self.complete: self.known = self._ask(torch.arange(len(self.known), device=env.device))
 
@@ -199,6 +204,7 @@ def sample_actions(log_probs, uniforms):
     cumulative = log_probs.exp().cumsum(1)
     return (uniforms[:,None]>=cumulative).sum(1).clamp(max=NUM_ACTIONS-1)
 
+# %% ../../nbs/agents/13_ppo.ipynb #7fb3afe0
 @patch
 def play(self:PPO, env) -> Rollout:
     "Play one rollout in `env` with the policy as it is"
@@ -212,10 +218,12 @@ def play(self:PPO, env) -> Rollout:
         log_probs = logits.log_softmax(1)
         actions = sample_actions(log_probs, uniforms[t])
         rewards, dones = env.step(actions)
-        steps.append((ids, actions, log_probs.gather(1, actions[:,None])[:,0], values, rewards, dones, lengths))
+        steps.append((ids, actions, log_probs.gather(1, actions[:,None])[:,0], values, rewards, dones,
+                      lengths))
     ids, actions, log_probs, values, rewards, dones, lengths = map(torch.stack, zip(*steps))
     _, next_values = cache(env.ids)
-    return Rollout(ids, actions, log_probs, torch.cat([values, next_values[None]]), rewards, dones, lengths, cache.num_frames)
+    return Rollout(ids, actions, log_probs, torch.cat([values, next_values[None]]), rewards, dones, lengths,
+                   cache.num_frames)
 
 # %% ../../nbs/agents/13_ppo.ipynb #d7f0e5ae
 def advantages(rewards, values, dones, gamma:float=.999, gae_lambda:float=.95):
@@ -269,13 +277,14 @@ def ppo_loss(logits, values, batch:Batch, c:PPOConfig):
     loss = policy_loss + c.value_coef*value_loss - c.entropy*entropy
     approx_kl = ratio-1-log_ratio
     clip_fraction = ((ratio-1).abs()>c.clip).to(ratio.dtype)
-    metrics = dict(policy_loss=policy_loss, value_loss=value_loss, entropy=entropy, approx_kl=approx_kl, clip_fraction=clip_fraction)
+    metrics = dict(policy_loss=policy_loss, value_loss=value_loss, entropy=entropy, approx_kl=approx_kl,
+                   clip_fraction=clip_fraction)
     return loss, {name: v.detach() for name, v in metrics.items()}
 
 # %% ../../nbs/agents/13_ppo.ipynb #bc7d9a6e
 def steps_of_frames(ids, frames, size:int):
-    """For each chunk of `size` of the distinct `frames` int64 (F,): the chunk, the steps that saw one of them, and which one.
-    `ids` int64 (B,): what each step saw"""
+    """For each chunk of `size` of the distinct `frames` int64 (F,): the chunk, the steps that saw one of them,
+    and which one. `ids` int64 (B,): what each step saw"""
     order = frames.argsort()
     frame = order[torch.searchsorted(frames[order], ids)] # of each step
     steps = frame.argsort(stable=True)
@@ -285,7 +294,8 @@ def steps_of_frames(ids, frames, size:int):
 # %% ../../nbs/agents/13_ppo.ipynb #60b516f4
 @patch
 def gradient(self:PPO, batch:Batch):
-    "Add the gradient of the mean loss of `batch` to the parameters' `.grad`; returns mean metrics and the number of distinct frames"
+    """Add the gradient of the mean loss of `batch` to the parameters' `.grad`;
+    returns mean metrics and the number of distinct frames"""
     frames = batch.ids.unique()
     frames = frames[self.forward.prepare(frames)]
     metrics = []
@@ -311,7 +321,8 @@ def improve(self:PPO, batch:Batch) -> dict:
             metrics, num_frames = self.gradient(batch[i])
             grad_norm = self.descend()
             update_metrics.append(dict(metrics, grad_norm=grad_norm, distinct=num_frames/len(i)))
-    return {name: float(sum(float(m[name]) for m in update_metrics)/len(update_metrics)) for name in update_metrics[0]}
+    def mean(name): return float(sum(float(m[name]) for m in update_metrics)/len(update_metrics))
+    return {name: mean(name) for name in update_metrics[0]}
 
 # %% ../../nbs/agents/13_ppo.ipynb #1722c034
 def episode_metrics(rollout:Rollout, prefix:str='') -> dict:
@@ -319,7 +330,8 @@ def episode_metrics(rollout:Rollout, prefix:str='') -> dict:
     lengths = rollout.lengths[rollout.dones].float()
     success = (rollout.rewards[rollout.dones]>0).float()
     def mean(a): return float(a.mean()) if len(a) else float('nan')
-    return {prefix+'episodes': len(lengths), prefix+'episode_length': mean(lengths), prefix+'success': mean(success)}
+    return {prefix+'episodes': len(lengths), prefix+'episode_length': mean(lengths),
+            prefix+'success': mean(success)}
 
 # %% ../../nbs/agents/13_ppo.ipynb #c8014ce3
 @patch
@@ -332,8 +344,10 @@ def learn(self:PPO) -> dict:
     lr = self.current_lr
     update_metrics = self.improve(batch)
     self.env_steps += rollout.ids.numel()
-    return self.record(dict(env_steps=self.env_steps, updates=self.updates, **episode_metrics(rollout), **validation, **update_metrics,
-        explained_variance=explained_variance, reward_scale=math.sqrt(self.reward_scale.var), lr=lr, frames_played=rollout.num_frames))
+    return self.record(dict(
+        env_steps=self.env_steps, updates=self.updates, **episode_metrics(rollout), **validation, **update_metrics,
+        explained_variance=explained_variance, reward_scale=math.sqrt(self.reward_scale.var), lr=lr,
+        frames_played=rollout.num_frames))
 
 # %% ../../nbs/agents/13_ppo.ipynb #9dea2ec0
 @patch
@@ -357,6 +371,7 @@ def passes_checkpoint(self:PPO) -> bool:
     passed = now*c.checkpoints//c.env_steps > before*c.checkpoints//c.env_steps
     return bool(c.checkpoints) and (now==0 or passed)
 
+# %% ../../nbs/agents/13_ppo.ipynb #7a34b612
 @patch
 def before_round(self:PPO, folder):
     "Keep the policy if it is time for one"

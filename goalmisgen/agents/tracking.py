@@ -12,13 +12,15 @@ from ..core import require, to_dict
 
 # %% ../../nbs/agents/12_tracking.ipynb #6b36a7aa
 TRACKERS = ('none', 'tensorboard', 'wandb')
-_TRACKER_MODULES = dict(tensorboard=('torch.utils.tensorboard', "'goalmisgen[track]'"), wandb=('wandb', 'wandb')) # and how to get them
+_TRACKER_MODULES = dict(tensorboard=('torch.utils.tensorboard', "'goalmisgen[track]'"),
+                        wandb=('wandb', 'wandb')) # and how to get them
 
 def _tracker_module(kind):
     "The optional module of a tracker. `ValueError` says how to get it"
     name, package = _TRACKER_MODULES[kind]
     try: return import_module(name)
-    except ImportError as e: raise ValueError(f'tracker: {name} cannot be imported ({e}). Install it: pip install {package}') from None
+    except ImportError as e:
+        raise ValueError(f'tracker: {name} cannot be imported ({e}). Install it: pip install {package}') from None
 
 # %% ../../nbs/agents/12_tracking.ipynb #fd4f818f
 def check_tracker(kind:str):
@@ -35,7 +37,8 @@ def _tensorboard(folder, name, config):
     return report
 
 def _wandb(folder, name, config):
-    run = _tracker_module('wandb').init(project='goalmisgen', name=name, config=config and to_dict(config), dir=str(folder))
+    run = _tracker_module('wandb').init(project='goalmisgen', name=name, config=config and to_dict(config),
+                                        dir=str(folder))
     return lambda updates, metrics: run.log(dict(metrics), step=updates)
 
 # %% ../../nbs/agents/12_tracking.ipynb #ab77b269

@@ -5,18 +5,19 @@
 # %% auto #0
 __all__ = ['PRECISIONS', 'MAX_LISTED_LEVELS', 'LEARNER_CLASSES', 'CHECKPOINT_NAME', 'Seeds', 'resolve_precision',
            'training_levels', 'evaluate_on_training_levels', 'fewest_steps', 'Learner', 'learner_class', 'learner_for',
-           'former_configs', 'names_of_run', 'metrics_csv', 'is_finished', 'remove_checkpoint', 'train_agent', 'resume',
-           'finish_agent']
+           'former_configs', 'names_of_run', 'config_from', 'metrics_csv', 'is_finished', 'remove_checkpoint',
+           'train_agent', 'resume', 'finish_agent']
 
 # %% ../../nbs/agents/12_training.ipynb #266d8106
 import csv, io, math, torch
 from dataclasses import dataclass, replace
 from fastcore.basics import patch
 from pathlib import Path
+from .checkpoints import is_alike, metrics_fit, optimiser_fits, policy_fits
 from .forward import answer_all, forward_for
 from .impala import Policy, save_policy
-from .weights import load_sealed, misfits, save_sealed
-from ..core import digest, integer, read_json, require, to_dict, write_atomic
+from .weights import load_sealed, save_sealed
+from ..core import digest, from_dict, integer, read_json, require, to_dict, write_atomic
 from ..env.chain import absorption, move_probs
 from ..env.levels import MazeSpec, census, seeded_levels
 from ..env.rendered import render_levels
@@ -57,12 +58,14 @@ def resolve_precision(precision:str, device='cpu') -> str:
 MAX_LISTED_LEVELS = 10_000 # Seeds of a larger world whose levels are listed
 
 def training_levels(size:int=5, background='black', num_levels:int=0):
-    "The distinct levels an agent trains on, and their probabilities: `Levels`, float64 (L,). `ValueError` if there are too many"
+    """The distinct levels an agent trains on, and their probabilities: `Levels`, float64 (L,).
+    `ValueError` if there are too many"""
     if num_levels and (size>5 or num_levels<100_000): return _levels_of_seeds(size, background, num_levels)
     world = census(MazeSpec(size=size))
     if background=='textured': world = world.with_textures()
     return world.levels, torch.tensor(world.prob)
 
+# %% ../../nbs/agents/12_training.ipynb #dbb28dd8
 def _levels_of_seeds(size, background, num_levels):
     "`training_levels` of the first so many seeds"
     allowed = f'at most {MAX_LISTED_LEVELS} levels in a world of size {size}'
@@ -72,14 +75,16 @@ def _levels_of_seeds(size, background, num_levels):
 
 # %% ../../nbs/agents/12_training.ipynb #9f0af859
 def evaluate_on_training_levels(policy, goal='yellow line', background='black', size:int=5, num_levels:int=0):
-    "Exact mean episode length, success and timeout probability of a policy over its training levels; None where they cannot be listed"
+    """Exact mean episode length, success and timeout probability of a policy over its training levels;
+    None where they cannot be listed"""
     if size>5 and not 0<num_levels<=MAX_LISTED_LEVELS: return None
     levels, prob = training_levels(size, background, num_levels)
     rendered = render_levels(levels, goal, background)
     logits, _ = answer_all(forward_for(policy, rendered), torch.arange(len(rendered.table)))
     endings = absorption(rendered.table, move_probs(logits.softmax(1).cpu()), prob)
     p = prob.numpy()
-    return dict(episode_length=float(p@endings.steps), success=float(p@endings.p1), timeout=float(p@endings.timeout))
+    return dict(episode_length=float(p@endings.steps), success=float(p@endings.p1),
+                timeout=float(p@endings.timeout))
 
 # %% ../../nbs/agents/12_training.ipynb #fadf9d15
 def fewest_steps(size:int=5, num_levels:int=0):
@@ -89,7 +94,8 @@ def fewest_steps(size:int=5, num_levels:int=0):
     table = StateTable(levels)
     steps = torch.full((len(table),), math.inf, dtype=torch.float64)
     for _ in range(size**2):
-        onward = torch.where(table.outcome>0, 0, steps[table.next.long()]) # (S, 5): what is left after each move
+        # (S, 5): what is left after each move
+        onward = torch.where(table.outcome>0, 0, steps[table.next.long()])
         steps = 1+onward.amin(1)
     return float(prob@steps[table.start])
 
@@ -99,7 +105,7 @@ LEARNER_CLASSES = {} # Class of config: class of learner
 class Learner:
     "One agent in training. `learn` does one round and returns its metrics; `done` tells when to stop"
     algorithm = '' # Its name in manifests and tables
-    checkpoint_attrs = () # Attributes that change in training: tensors, numbers, generators, or things with a `state_dict` of their own
+    checkpoint_attrs = () # Attributes that change in training; may be generators, or have a `state_dict` of their own
     columns = ('updates',) # Metrics that every round has, among others
     untrained = () # Parameters that get no gradient
     machine = {} # What the manifest says of how the network was run, beside versions
@@ -125,9 +131,11 @@ class Learner:
 def learner_class(config) -> type:
     "The class of learner that a config belongs to. `ValueError` if no trainer goes by it"
     known = ', '.join(cls.__name__ for cls in LEARNER_CLASSES)
-    require(type(config) in LEARNER_CLASSES, 'config', type(config).__name__, known or 'a config whose trainer is imported')
+    require(type(config) in LEARNER_CLASSES, 'config', type(config).__name__,
+            known or 'a config whose trainer is imported')
     return LEARNER_CLASSES[type(config)]
 
+# %% ../../nbs/agents/12_training.ipynb #62c02f1e
 def learner_for(config, seeds:Seeds=Seeds(), device='cpu', **options) -> Learner:
     "The learner of a config, with the options that its class takes. `ValueError` if no trainer goes by it"
     return learner_class(config)(config, seeds, device, **options)
@@ -137,12 +145,14 @@ def learner_for(config, seeds:Seeds=Seeds(), device='cpu', **options) -> Learner
 def require_finite(self:Learner, tensors, what:str):
     "`FloatingPointError` unless all numbers of these tensors are finite"
     if all(bool(torch.isfinite(v).all()) for v in tensors): return
-    raise FloatingPointError(f'training of agent {self.seeds.agent}: {what} not finite at gradient step {self.updates+1} '
-                             f'(lr={self.config.lr}). The last checkpoint is kept. A smaller lr makes another run, in a folder of its own')
+    where = f'training of agent {self.seeds.agent}: {what} not finite at gradient step {self.updates+1} (lr={self.config.lr})'
+    raise FloatingPointError(f'{where}. The last checkpoint is kept. '
+                             'A smaller lr makes another run, in a folder of its own')
 
 @patch
 def descend(self:Learner):
-    "Follow `.grad`, shortened to `config.max_grad_norm`, for one step; returns its length. `FloatingPointError` if that is not finite"
+    """Follow `.grad`, shortened to `config.max_grad_norm`, for one step; returns its length.
+    `FloatingPointError` if that is not finite"""
     norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.config.max_grad_norm)
     self.require_finite([norm], 'the gradient is')
     self.optimiser.step()
@@ -152,7 +162,8 @@ def descend(self:Learner):
 # %% ../../nbs/agents/12_training.ipynb #a0688a79
 @patch
 def record(self:Learner, metrics:dict) -> dict:
-    "Keep a round's metrics, and return them. `FloatingPointError` if the round left weights that are not finite"
+    """Keep a round's metrics, and return them. `FloatingPointError` if the round left weights that are not
+    finite"""
     self.require_finite(self.policy.parameters(), 'weights are')
     same = not self.metrics or list(metrics)==list(self.metrics[-1])
     require(same, 'metrics', list(metrics), f'those of the rounds before: {list(self.metrics[-1:])}')
@@ -174,7 +185,8 @@ def own_state(self:Learner) -> dict:
 @patch
 def load_own_state(self:Learner, state:dict):
     "Take back what `own_state` gave"
-    have_own = [name for name in state if hasattr(getattr(self, name), 'load_state_dict')] # these may refuse, so they come first
+    # these may refuse, so they come first
+    have_own = [name for name in state if hasattr(getattr(self, name), 'load_state_dict')]
     for name in sorted(state, key=lambda name: name not in have_own):
         old, new = getattr(self, name), state[name]
         if isinstance(old, torch.Generator): old.set_state(new)
@@ -185,7 +197,8 @@ def load_own_state(self:Learner, state:dict):
 @patch
 def state_dict(self:Learner) -> dict:
     "All that changes in training: tensors, numbers and text, in lists and dictionaries"
-    return dict(precision=self.precision, policy=self.policy.state_dict(), optimiser=self.optimiser.state_dict(),
+    return dict(precision=self.precision, policy=self.policy.state_dict(),
+                optimiser=self.optimiser.state_dict(),
                 updates=self.updates, metrics=self.metrics, own=self.own_state())
 
 @patch
@@ -211,6 +224,7 @@ def former_configs(config) -> list:
         configs += [dict(c, **{name: value}) for c in configs for value in values]
     return configs
 
+# %% ../../nbs/agents/12_training.ipynb #d1d5b70a
 def names_of_run(config, seeds:Seeds, precision:str) -> list:
     "Digests that this run may go by if it was computed in `precision`, the first as it is now"
     same = [config.precision]
@@ -223,49 +237,15 @@ def save(self:Learner, path):
     "Write a checkpoint to `path`, atomically"
     save_sealed(dict(digest=self.digest(), **self.state_dict()), path)
 
-# %% ../../nbs/agents/12_training.ipynb #9a026631
-def _alike(old, new):
-    "Is `new` what `old` could have become: the same kinds of things, all of them finite?"
-    if isinstance(old, torch.Tensor):
-        same = isinstance(new, torch.Tensor) and new.dtype==old.dtype and new.ndim==old.ndim
-        return same and bool(torch.isfinite(new).all())
-    if isinstance(old, dict): return isinstance(new, dict) and set(old)==set(new) and all(_alike(old[k], new[k]) for k in old)
-    if isinstance(old, (list, tuple)): return isinstance(new, (list, tuple)) and len(old)==len(new) and all(map(_alike, old, new))
-    if type(old) in (int, float): return type(new) in (int, float) and math.isfinite(new)
-    return type(new) is type(old)
-
-def _policy_fits(learner, weights):
-    "Are these finite weights of the learner's policy?"
-    shapes = {name: tuple(v.shape) for name, v in learner.policy.state_dict().items()}
-    return isinstance(weights, dict) and not misfits(weights, shapes)
-
-# %% ../../nbs/agents/12_training.ipynb #2065bdde
-def _moments_fit(moments, shapes): # Adam's state by number of the parameter; the shapes of those that are trained
-    "Are these finite moments for every parameter that is trained, and for no other?"
-    if not isinstance(moments, dict) or set(moments)!=set(shapes): return False
-    tensors = [(shapes[i], v) for i, of in moments.items() for v in of.values()]
-    fits = all(isinstance(v, torch.Tensor) and v.shape in ((), shape) and bool(torch.isfinite(v).all()) for shape, v in tensors)
-    return fits and len(tensors)>=2*len(shapes)
-
-def _optimiser_fits(learner, found):
-    "Is this a state of the learner's optimiser after its first step?"
-    empty = learner.optimiser.state_dict()
-    if not isinstance(found, dict) or set(found)!=set(empty): return False
-    names = dict(enumerate(dict(learner.policy.named_parameters())))
-    parameters = list(learner.policy.parameters())
-    shapes = {i: parameters[i].shape for i, name in names.items() if name not in learner.untrained}
-    groups = [[g.get('params') for g in state['param_groups']] for state in (found, empty)]
-    return _moments_fit(found['state'], shapes) and groups[0]==groups[1]
-
-# %% ../../nbs/agents/12_training.ipynb #ffae995f
-def _metrics_fit(learner, rows, updates):
-    "Are these the metrics of a run of this kind after so many gradient steps?"
-    if not isinstance(rows, list) or not all(isinstance(row, dict) and row for row in rows): return False
-    if bool(rows)!=bool(updates): return False
-    same_columns = all(list(row)==list(rows[0]) and set(learner.columns)<=set(row) for row in rows)
-    if not same_columns or not all(type(v) in (int, float) for row in rows for v in row.values()): return False
-    steps = [0, *(row['updates'] for row in rows)]
-    return steps[-1]==updates and all(before<now for before, now in zip(steps, steps[1:]))
+# %% ../../nbs/agents/12_training.ipynb #8d8ef8ce
+def config_from(manifest:dict):
+    "The config that a manifest speaks of, as it would be written now. `ValueError` if no trainer goes by its algorithm"
+    config_classes = {cls.algorithm: config for config, cls in reversed(LEARNER_CLASSES.items())}
+    name = manifest.get('algorithm')
+    require(name in config_classes, 'algorithm', name, ', '.join(config_classes))
+    retired = getattr(config_classes[name], 'retired_fields', {})
+    fields = {field: value for field, value in manifest['config'].items() if field not in retired}
+    return from_dict(config_classes[name], fields)
 
 # %% ../../nbs/agents/12_training.ipynb #6005b46a
 _CHECKPOINT_PARTS = ('digest', 'precision', 'policy', 'optimiser', 'updates', 'metrics', 'own')
@@ -280,22 +260,28 @@ def check_checkpoint(self:Learner, state, path):
     "`ValueError` unless `state` is a whole checkpoint of this run; `path` is for the message"
     found = sorted(map(str, state)) if isinstance(state, dict) else type(state).__name__
     require(found==sorted(_CHECKPOINT_PARTS), f'parts of {path}', found, ', '.join(_CHECKPOINT_PARTS))
-    require(state['precision'] in PRECISIONS[1:], f'precision of {path}', state['precision'], ' or '.join(PRECISIONS[1:]))
+    require(state['precision'] in PRECISIONS[1:], f'precision of {path}', state['precision'],
+            ' or '.join(PRECISIONS[1:]))
     known = state['digest'] in names_of_run(self.config, self.seeds, state['precision'])
     require(known, f'run that {path} belongs to', state['digest'],
             f'{self.digest()}, this config and seeds; move the folder away to start afresh')
     updates = integer(state['updates'], f'updates in {path}', 0)
-    fits = dict(policy=_policy_fits(self, state['policy']), metrics=_metrics_fit(self, state['metrics'], updates),
-                own=_alike(self.own_state(), state['own']), optimiser=not updates or _optimiser_fits(self, state['optimiser']))
+    fits = dict(policy=policy_fits(self, state['policy']),
+                metrics=metrics_fit(self, state['metrics'], updates),
+                own=is_alike(self.own_state(), state['own']),
+                optimiser=not updates or optimiser_fits(self, state['optimiser']))
     wrong = ', '.join(part for part, fit in fits.items() if not fit)
-    require(not wrong, f'parts of {path}', f'not those of such a run: {wrong}', 'what was written; remove the file to train this agent again')
+    require(not wrong, f'parts of {path}', f'not those of such a run: {wrong}',
+            'what was written; remove the file to train this agent again')
 
 # %% ../../nbs/agents/12_training.ipynb #1edaa212
 @patch
 def load(self:Learner, path):
-    "Go on from the checkpoint at `path`. `ValueError` if it is damaged or belongs to another run, and nothing is changed"
+    """Go on from the checkpoint at `path`. `ValueError` if it is damaged or belongs to another run,
+    and nothing is changed"""
     state = load_sealed(path)
-    if isinstance(state, dict) and isinstance(state.get('own'), dict): state['own'] = self.upgrade_own_state(state['own'])
+    own = state.get('own') if isinstance(state, dict) else None
+    if isinstance(own, dict): state['own'] = self.upgrade_own_state(own)
     self.check_checkpoint(state, path)
     self.load_state_dict(state)
 
@@ -312,7 +298,8 @@ def metrics_csv(metrics:list) -> str:
 CHECKPOINT_NAME = 'trainer.pt' # Of a run that is not finished, in the agent's folder
 
 def is_finished(config, seeds:Seeds, folder) -> bool:
-    "Is there a finished agent in `folder`? `ValueError` if it is that of another run, or its manifest is damaged"
+    """Is there a finished agent in `folder`? `ValueError` if it is that of another run,
+    or its manifest is damaged"""
     path = Path(folder)/'manifest.json'
     if not path.exists(): return False
     found = read_json(path)
@@ -332,8 +319,8 @@ def train_agent(config, seeds:Seeds, folder, # Where the agent's files go
                 device='cpu', # Torch device
                 **options # Of the learner's class, such as `share_frames`
                 ) -> bool:
-    """Train one agent, or go on with it; True when it is finished. `ValueError` if `folder` holds another run;
-    `FloatingPointError` if training diverges, with the checkpoint from before it kept"""
+    """Train one agent, or go on with it; True when it is finished.
+    `ValueError` if `folder` holds another run; `FloatingPointError` if training diverges, with the checkpoint from before it kept"""
     folder = Path(folder)
     if not is_finished(config, seeds, folder):
         learner = resume(learner_for(config, seeds, device, **options), folder)
@@ -355,11 +342,13 @@ def _train_round(learner, folder, report, stop):
 
 # %% ../../nbs/agents/12_training.ipynb #c77f3ad5
 def resume(learner, folder) -> Learner:
-    "The learner, at the checkpoint in `folder` if there is one. `ValueError` if that is damaged or another run's"
+    """The learner, at the checkpoint in `folder` if there is one.
+    `ValueError` if that is damaged or another run's"""
     try: learner.load(Path(folder)/CHECKPOINT_NAME)
     except FileNotFoundError: pass
     return learner
 
+# %% ../../nbs/agents/12_training.ipynb #cd1e3afe
 @patch
 def before_round(self:Learner, folder):
     "Called before each round; the place to keep a copy of the policy as it is"
@@ -370,13 +359,14 @@ def manifest_extra(self:Learner) -> dict:
     return {}
 
 # %% ../../nbs/agents/12_training.ipynb #61eaef94
-def finish_agent(learner, folder, fared:dict|None=None): # `fared`: what `evaluate_on_training_levels` says, if at hand
+def finish_agent(learner, folder, fared:dict|None=None): # what `evaluate_on_training_levels` says, if at hand
     "Write the finished agent to `folder`: metrics, weights, and last the manifest"
     from goalmisgen import __version__
     c = learner.config
     fared = fared or evaluate_on_training_levels(learner.policy, c.goal, c.background, c.size, c.num_levels)
     versions = dict(goalmisgen=__version__, torch=torch.__version__, **learner.machine)
-    manifest = dict(format=2, algorithm=learner.algorithm, digest=learner.digest(), config=to_dict(c), seeds=to_dict(learner.seeds),
+    manifest = dict(format=2, algorithm=learner.algorithm, digest=learner.digest(), config=to_dict(c),
+                    seeds=to_dict(learner.seeds),
                     precision=learner.precision, updates=learner.updates, **learner.manifest_extra(),
                     training_levels=fared, versions=versions)
     write_atomic(Path(folder)/'metrics.csv', metrics_csv(learner.metrics))

@@ -27,12 +27,14 @@ def write_tensors(tensors, path):
     own = {k: v.detach().cpu().contiguous() for k,v in tensors.items()}
     with atomic_path(path) as tmp: save_file(own, tmp, metadata=dict(fingerprint=fingerprint(own)))
 
+# %% ../../nbs/agents/09_weights.ipynb #27e160a6
 def _from_safetensors(data):
     "The tensors in the bytes of a .safetensors file"
     from safetensors.torch import load
     tensors = load(data)
     said = json.loads(data[8:8+struct.unpack('<Q', data[:8])[0]]).get('__metadata__', {}).get('fingerprint')
-    if said is not None: require(said==fingerprint(tensors), 'fingerprint', fingerprint(tensors), f'{said}, as the file says')
+    if said is not None: require(said==fingerprint(tensors), 'fingerprint', fingerprint(tensors),
+                                 f'{said}, as the file says')
     return tensors
 
 # %% ../../nbs/agents/09_weights.ipynb #ddfeed47
@@ -41,11 +43,13 @@ def _check_archive(data):
     with zipfile.ZipFile(io.BytesIO(data)) as z:
         parts = z.infolist()
         names,stored = [p.filename for p in parts], all(p.compress_type==zipfile.ZIP_STORED for p in parts)
-        require(stored and sum(p.file_size for p in parts)<=len(data), 'archive', 'compressed', 'one as torch.save writes it')
+        require(stored and sum(p.file_size for p in parts)<=len(data), 'archive', 'compressed',
+                'one as torch.save writes it')
         main = [n for n in names if n.rpartition('/')[2]=='data.pkl']
         script = any(n.endswith('/constants.pkl') for n in names)
         require(len(set(names))==len(names) and len(main)==1 and not script, 'archive',
-                'a TorchScript program' if script else ', '.join(names[:4]), "what torch.save makes of a network's state_dict()")
+                'a TorchScript program' if script else ', '.join(names[:4]),
+                "what torch.save makes of a network's state_dict()")
         bad = z.testzip()
         require(bad is None, f'checksum of {bad}', 'wrong', 'an undamaged file')
         return z.read(main[0])
@@ -54,7 +58,8 @@ def _check_archive(data):
 _PLAIN = {'collections': ('OrderedDict',), '_codecs': ('encode',), 'torch.nn.parameter': ('Parameter',)}
 
 def _referred(pickle, programs=1):
-    "Names of what pickles refer to beside tensors, numbers and containers; `programs` of them, one after the other"
+    """Names of what pickles refer to beside tensors, numbers and containers;
+    `programs` of them, one after the other"""
     found,strings,memo,file = set(), [], {}, io.BytesIO(pickle)
     while programs and file.tell()<len(pickle):
         programs -= 1
@@ -64,43 +69,55 @@ def _referred(pickle, programs=1):
             elif 'UNICODE' in op.name: strings.append(arg)
             elif op.name=='MEMOIZE' or 'PUT' in op.name: memo[len(memo) if arg is None else arg] = strings[-1:]
             elif 'GET' in op.name: strings += memo.get(arg, [])
-    harmless = lambda m,n: n in _PLAIN.get(m, ()) or m in ('torch','torch.storage') or m=='torch._utils' and n.startswith('_rebuild')
+    def harmless(module, name):
+        if module=='torch._utils' and name.startswith('_rebuild'): return True
+        return name in _PLAIN.get(module, ()) or module in ('torch', 'torch.storage')
     return sorted('.'.join(r) for r in found if len(r)!=2 or not harmless(*r))
 
 # %% ../../nbs/agents/09_weights.ipynb #1118733a
-_TRUST = 'tensors, numbers and containers. If you trust the file, torch.load it with weights_only=False and torch.save the state_dict() alone'
+_TRUST = ('tensors, numbers and containers. If you trust the file, torch.load it with weights_only=False '
+          'and torch.save the state_dict() alone')
 
 def _from_torch(data):
     "What is in the bytes of a file of `torch.save`, old or new"
     archive = data[:2]==b'PK'
     pickle = _check_archive(data) if archive else data
-    odd = _referred(pickle, 1 if archive else 4) # before there were archives: a mark, a version, a system, then what was saved
+    # before there were archives: a mark, a version, a system, then what was saved
+    odd = _referred(pickle, 1 if archive else 4)
     require(not odd, 'references', ', '.join(odd), _TRUST)
     return torch.load(io.BytesIO(data), map_location='cpu', weights_only=True)
 
 # %% ../../nbs/agents/09_weights.ipynb #894ae71b
-def _first_line(error): return f'{type(error).__name__}: {error}'.removeprefix('ValueError: ').splitlines()[0][:1000]
+def _first_line(error):
+    "What an error says, in one line"
+    return f'{type(error).__name__}: {error}'.removeprefix('ValueError: ').splitlines()[0][:1000]
 
-MAX_FILE = 2**26 # Bytes; a published checkpoint with its optimiser has 7.5 MB, one of four times the channels 44 MB
+MAX_FILE = 2**26 # Bytes; published checkpoints with their optimiser have 7.5 MB, at four times the channels 44 MB
 SUFFIXES = ('.safetensors','.pth','.pt','.ckpt','.bin','.tar')
 
+# %% ../../nbs/agents/09_weights.ipynb #015752ef
 def read_tensors(path, max_bytes:int=MAX_FILE):
-    "What a file of weights holds: tensors by name, perhaps in dictionaries. `ValueError` if it is damaged, dangerous or something else"
+    """What a file of weights holds: tensors by name, perhaps in dictionaries.
+    `ValueError` if it is damaged, dangerous or something else"""
     path = Path(path)
-    require(path.suffix in SUFFIXES, 'policy file', str(path), f"an agent folder, or a .safetensors or .pth file (also {', '.join(SUFFIXES[2:])})")
+    require(path.suffix in SUFFIXES, 'policy file', str(path),
+            f"an agent folder, or a .safetensors or .pth file (also {', '.join(SUFFIXES[2:])})")
     data = read_bytes(path, max_bytes)
     require(data, f'size of {path}', 0, f'1 to {max_bytes} bytes')
     try: return (_from_torch if data[:2]==b'PK' or data[:1]==b'\x80' else _from_safetensors)(data)
-    except Exception as e: raise ValueError(f'{path}: not a readable policy file ({_first_line(e)})') from None
+    except Exception as e:
+        raise ValueError(f'{path}: not a readable policy file ({_first_line(e)})') from None
 
 # %% ../../nbs/agents/09_weights.ipynb #0feb1bfe
 _WRAPPERS = ('module','_orig_mod','_forward_module','_fsdp_wrapped_module')
-_HOLDERS = ('model_state_dict','state_dict','policy_state_dict','policy','model','network','net','agent','actor_critic','weights','params')
+_HOLDERS = ('model_state_dict','state_dict','policy_state_dict','policy','model','network','net','agent',
+            'actor_critic','weights','params')
 
 def plain_names(tensors) -> dict:
     "The tensors by the names they have in the bare network. `ValueError` if two get the same"
     parts = {k: [p for p in k.split('.') if p not in _WRAPPERS] for k in tensors if isinstance(k, str)}
-    while parts and all(len(p)>1 for p in parts.values()) and {p[0] for p in parts.values()} in [{h} for h in _HOLDERS]:
+    holders = [{name} for name in _HOLDERS]
+    while parts and all(len(p)>1 for p in parts.values()) and {p[0] for p in parts.values()} in holders:
         parts = {k: p[1:] for k,p in parts.items()}
     names = {k: '.'.join(p) for k,p in parts.items()}
     require(len(set(names.values()))==len(names), 'names of weights', sorted(names)[:4], 'one of each')
@@ -122,7 +139,8 @@ def misfits(tensors, shapes) -> list: # `shapes`: those of the network, by name
     odd = [f'{k} missing' if k not in tensors else f'{k} {tuple(tensors[k].shape)}' for k,s in shapes.items()
            if k not in tensors or tuple(tensors[k].shape)!=s]
     odd += [f'{k} not in this network' for k in tensors if k not in shapes]
-    odd += [f'{k} is {str(v.dtype).removeprefix("torch.")}, not floating point' for k,v in tensors.items() if not real(v)]
+    kinds = {k: str(v.dtype).removeprefix('torch.') for k,v in tensors.items() if not real(v)}
+    odd += [f'{k} is {kind}, not floating point' for k,kind in kinds.items()]
     return odd or [f'{k} not finite' for k,v in tensors.items() if not torch.isfinite(v).all()]
 
 # %% ../../nbs/agents/09_weights.ipynb #b781149a
@@ -130,19 +148,23 @@ def _contents(found, networks):
     "What a file did hold, in a few words"
     if networks:
         where,most = max(networks, key=lambda n: len(n[1]))
-        return f'{len(most)} tensors' + (f' under {where}' if where else '') + f', such as {", ".join(list(most)[:2])}'
-    return f'a dictionary of {", ".join(map(str, list(found)[:6])) or "nothing"}' if isinstance(found, dict) else f'a {type(found).__name__}'
+        under = f' under {where}' if where else ''
+        return f'{len(most)} tensors{under}, such as {", ".join(list(most)[:2])}'
+    if not isinstance(found, dict): return f'a {type(found).__name__}'
+    return f'a dictionary of {", ".join(map(str, list(found)[:6])) or "nothing"}'
 
 def find_network(found, # What `read_tensors` gave
-                 shapes, # Function from tensors by name to the shapes of the network that they should be, by name
+                 shapes, # Function from tensors by name to the shapes that they should have, by name
                  where, # The file, for messages
                  allowed:str): # What would do, in words
-    "The weights in it, by plain name. `ValueError` says what it holds if there is no such network, or more than one"
+    """The weights in it, by plain name. `ValueError` says what it holds if there is no such network,
+    or more than one"""
     networks = list(_networks(found))
     fit = [(w,t) for w,t in networks if not misfits(t, shapes(t))]
     odd = '; '.join(misfits(networks[0][1], shapes(networks[0][1]))[:3]) if networks else ''
     require(fit, f'weights in {where}', f'{_contents(found, networks)}{": " if odd else ""}{odd}', allowed)
-    require(len({fingerprint(t) for _,t in fit})==1, f'weights in {where}', f'several networks: {", ".join(w for w,_ in fit)}', 'one of them, saved alone')
+    require(len({fingerprint(t) for _,t in fit})==1, f'weights in {where}',
+            f'several networks: {", ".join(w for w,_ in fit)}', 'one of them, saved alone')
     return fit[0][1]
 
 # %% ../../nbs/agents/09_weights.ipynb #f50db84a

@@ -21,18 +21,20 @@ from .states import MAX_BYTES, check_state, put_level, read_levels, read_state, 
 def _asset_copy(folder, objects):
     "Fill the new `folder` with links to Procgen's pictures, and with our sprites for `objects`"
     from PIL import Image
-    root,new = all_assets(), dict(zip(('cheese.png','explosion1.png'), map(sprite, objects)))
+    root = all_assets()
+    ours = dict(zip(('cheese.png','explosion1.png'), map(sprite, objects)))
     (folder/'misc_assets').mkdir(parents=True)
     for path in [*root.iterdir(), *(root/'misc_assets').iterdir()]:
-        at = folder/path.relative_to(root)
-        if path.name in new: Image.fromarray(new[path.name]).save(at)
-        elif not at.exists(): os.symlink(path, at, path.is_dir())
+        copy = folder/path.relative_to(root)
+        if path.name in ours: Image.fromarray(ours[path.name]).save(copy)
+        elif not copy.exists(): os.symlink(path, copy, path.is_dir())
 
 # %% ../../nbs/env/07_procgen.ipynb #56639743
 def _send(pipe, **arrays):
-    buf = io.BytesIO()
-    np.savez(buf, **arrays)
-    pipe.write(struct.pack('<q', buf.tell()) + buf.getbuffer())
+    "Write a message to a pipe"
+    message = io.BytesIO()
+    np.savez(message, **arrays)
+    pipe.write(struct.pack('<q', message.tell()) + message.getbuffer())
     pipe.flush()
 
 # %% ../../nbs/env/07_procgen.ipynb #2042f2d1
@@ -41,26 +43,31 @@ def _receive(pipe):
     head = pipe.read(8)
     body = pipe.read(struct.unpack('<q', head)[0]) if len(head)==8 else b''
     if not body: return None
-    with np.load(io.BytesIO(body), allow_pickle=False) as z: return dict(z)
+    with np.load(io.BytesIO(body), allow_pickle=False) as message: return dict(message)
 
 # %% ../../nbs/env/07_procgen.ipynb #ee1ceb32
 def _join(parts): # list of bytes
     "Byte strings as two arrays"
-    return dict(data=np.frombuffer(b''.join(parts), np.uint8), sizes=np.array([len(p) for p in parts]))
+    return dict(data=np.frombuffer(b''.join(parts), np.uint8), sizes=np.array([len(part) for part in parts]))
 
 def _split(data, sizes):
     "The inverse of `_join`"
     ends = np.cumsum(sizes)
-    return [data[e-n:e].tobytes() for e,n in zip(ends, sizes)]
+    return [data[end-size:end].tobytes() for end,size in zip(ends, sizes)]
 
 # %% ../../nbs/env/07_procgen.ipynb #0fa4ffaf
+def _states_of(env):
+    "The state of every environment: list of bytes"
+    buffer = env._ffi.new(f'char[{MAX_BYTES}]')
+    lengths = (env.call_c_func('get_state', i, buffer, MAX_BYTES) for i in range(env.num))
+    return [bytes(env._ffi.buffer(buffer, length)) for length in lengths]
+
 def _do(env, op, index=None, data=None, sizes=None, actions=None):
     "Carry out one request; the reply as a dict of arrays"
-    if op=='states':
-        buf = env._ffi.new(f'char[{MAX_BYTES}]')
-        return _join([bytes(env._ffi.buffer(buf, env.call_c_func('get_state', i, buf, MAX_BYTES))) for i in range(env.num)])
+    if op=='states': return _join(_states_of(env))
     if op=='load':
-        for i,state in zip(index, _split(data, sizes)): env.call_c_func('set_state', int(i), state, len(state))
+        for i,state in zip(index, _split(data, sizes)):
+            env.call_c_func('set_state', int(i), state, len(state))
         return {}
     if op=='act': env.act(actions)
     reward,obs,first = env.observe()
@@ -80,8 +87,7 @@ def _serve(options):
 
 # %% ../../nbs/env/07_procgen.ipynb #13bdbe8d
 class Engine:
-    """Stock Procgen environments in another process. `ValueError` on bad arguments; `RuntimeError` if that
-    process dies"""
+    "Stock Procgen in another process. `ValueError` on bad arguments; `RuntimeError` if that process dies"
     def __init__(self,
         game:str='maze', # 'maze', or 'chaser', whose mazes have no dead ends
         num_envs:int=16, # How many environments
@@ -89,15 +95,18 @@ class Engine:
         num_levels:int=0, # Level seeds to draw from; 0 for all below 2**31 - 1
         start_level:int=0, # The first of them
         seed:int=0, # Of the level order (Procgen's `rand_seed`), below 2**31
-        objects=()): # Up to two names or `GoalObject`s: drawn in place of the cheese, and for the second object
+        objects:tuple|str|GoalObject=()): # Up to two: in place of the cheese, and for the second object
         require(game in ('maze','chaser'), 'game', game, 'maze, chaser')
         require(mode in ('easy','hard'), 'mode', mode, 'easy, hard')
-        num_envs,seed = integer(num_envs, 'num_envs', 1, 4096), integer(seed, 'seed', 0, 2**31-1)
+        if isinstance(objects, (str,GoalObject)): objects = (objects,)
+        self.objects = tuple(map(GoalObject.parse, objects))
+        require(len(self.objects)<=2, 'objects', objects, 'at most two')
+        self.game = game
+        self.num_envs = integer(num_envs, 'num_envs', 1, 4096)
+        seed = integer(seed, 'seed', 0, 2**31-1)
         num_levels,start_level = level_range(num_levels, start_level)
-        objects = (objects,) if isinstance(objects, (str,GoalObject)) else tuple(objects)
-        require(len(objects)<=2, 'objects', objects, 'at most two')
-        self.game,self.num_envs,self.objects = game, num_envs, tuple(map(GoalObject.parse, objects))
-        options = dict(num=num_envs, env_name=game, distribution_mode=mode, num_levels=num_levels, start_level=start_level, rand_seed=seed)
+        options = dict(num=self.num_envs, env_name=game, distribution_mode=mode, num_levels=num_levels,
+                       start_level=start_level, rand_seed=seed)
         with tempfile.TemporaryDirectory() as tmp:
             _asset_copy(Path(tmp)/'assets', self.objects)
             self._start(tmp, **options)
@@ -110,16 +119,23 @@ class Engine:
         self._stop()
 
 # %% ../../nbs/env/07_procgen.ipynb #5ebd7dd5
-_CHILD = 'import sys; sys.path += sys.argv[2:]; from goalmisgen.env.procgen import _serve; _serve(sys.argv[1])'
+_CHILD = '''
+import sys
+sys.path += sys.argv[2:]
+from goalmisgen.env.procgen import _serve
+_serve(sys.argv[1])'''
 
 @patch
 def _start(self:Engine, folder, **options):
     "Start the process in `folder`; return when it has read its pictures"
     self._log = tempfile.TemporaryFile()
-    here,package = os.path.abspath(''), str(Path(goalmisgen.__file__).resolve().parents[1])
-    paths = [p for p in map(os.path.abspath, filter(None, sys.path)) if p!=here] + [package]
-    self._process = subprocess.Popen([sys.executable, '-I', '-c', _CHILD, json.dumps(options), *paths], cwd=folder,
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, start_new_session=True)
+    here = os.path.abspath('')
+    package = str(Path(goalmisgen.__file__).resolve().parents[1])
+    paths = [path for path in map(os.path.abspath, filter(None, sys.path)) if path!=here]
+    command = [sys.executable, '-I', '-c', _CHILD, json.dumps(options), *paths, package]
+    pipe = subprocess.PIPE
+    self._process = subprocess.Popen(command, cwd=folder, stdin=pipe, stdout=pipe, stderr=self._log,
+                                     start_new_session=True)
     self._stop = weakref.finalize(self, _end, self._process)
     self._answer()
 
@@ -139,8 +155,9 @@ def _answer(self:Engine):
         if reply is None: self.close()
     if reply is not None: return reply
     self._log.seek(0)
-    last = self._log.read().decode(errors='replace').strip().splitlines()[-1:] or ['it said nothing']
-    raise RuntimeError(f'the process of the Procgen engine has died (exit code {self._process.returncode}): {last[0]}')
+    said = self._log.read().decode(errors='replace').strip().splitlines() or ['it said nothing']
+    code = self._process.returncode
+    raise RuntimeError(f'the process of the Procgen engine has died (exit code {code}): {said[-1]}')
 
 # %% ../../nbs/env/07_procgen.ipynb #02ef8a5c
 @patch
@@ -156,72 +173,75 @@ def _ask(self:Engine, op, **arrays):
 
 # %% ../../nbs/env/07_procgen.ipynb #3e772c8c
 @patch
-def states(self:Engine):
-    "The state of every environment: list of dicts, as `read_state` gives them"
-    return [read_state(s) for s in _split(**self._ask('states'))]
+def states(self:Engine) -> list:
+    "The state of every environment: dicts, as `read_state` gives them"
+    return [read_state(state) for state in _split(**self._ask('states'))]
 
+# %% ../../nbs/env/07_procgen.ipynb #157a6f6c
 def _checked(states):
-    "States as bytes that the engine can take"
-    data = [s if isinstance(s, bytes) else write_state(s) for s in states]
-    for d in data: check_state(read_state(d))
+    "States as bytes that the engine can take, or `ValueError`"
+    data = [state if isinstance(state, bytes) else write_state(state) for state in states]
+    for state in data: check_state(read_state(state))
     return data
 
 # %% ../../nbs/env/07_procgen.ipynb #1ace8393
 @patch
-def load(self:Engine, states): # num_envs states, each a dict of fields or bytes
-    """Put a state into every environment. `ValueError`, before anything reaches the engine, on one that it
-    could not take"""
+def load(self:Engine, states:list): # num_envs states, each a dict of fields or bytes
+    "Put a state into every environment. `ValueError`, before anything reaches the engine, on an unfit one"
     require(self.game=='maze', 'game', self.game, 'maze: states of other games can only be read')
     require(len(states)==self.num_envs, 'number of states', len(states), self.num_envs)
     self._ask('load', index=np.arange(self.num_envs), **_join(_checked(states)))
 
 # %% ../../nbs/env/07_procgen.ipynb #ccbdd60e
 @patch
-def frames(self:Engine):
+def frames(self:Engine) -> np.ndarray:
     "What the agents see now: uint8 (num_envs, 64, 64, 3), row 0 at the top"
     return self._ask('frames')['frames']
 
 # %% ../../nbs/env/07_procgen.ipynb #86f5c96d
 @patch
-def step(self:Engine, actions): # int (num_envs,): -1..14; -1 ends the episode
-    "Play one step everywhere: reward float32 (num_envs,), done bool (num_envs,)"
+def step(self:Engine, actions:np.ndarray|list): # int (num_envs,): -1..14; -1 ends the episode
+    "Play one step everywhere: reward float32 (num_envs,), done bool (num_envs,). `ValueError` on bad actions"
     actions = np.asarray(actions)
     require(actions.shape==(self.num_envs,), 'shape of actions', actions.shape, (self.num_envs,))
     ok = actions.dtype.kind in 'iu' and ((-1<=actions) & (actions<=14)).all()
     require(ok, 'actions', actions.tolist(), 'integers from -1 to 14')
-    r = self._ask('act', actions=actions.astype(np.int32))
-    return r['reward'], r['first'].astype(bool)
+    reply = self._ask('act', actions=actions.astype(np.int32))
+    return reply['reward'], reply['first'].astype(bool)
 
 # %% ../../nbs/env/07_procgen.ipynb #9403e91f
 class EngineMaze(Engine):
     """Levels of ours, played and drawn by stock Procgen. The second object is a decoy. `ValueError` on bad
     arguments"""
     def __init__(self,
-        objects=('yellow line',), # Names of the first and second object
+        objects:tuple|str|GoalObject=('yellow line',), # First and second object
         num_envs:int=64): # Environments side by side
         require(len(objects)>0, 'objects', objects, 'one or two')
         super().__init__('maze', num_envs, objects=objects)
-        self._blank,self._levels = self.states()[0], None # every level is written into this one state
+        self._blank = self.states()[0] # every level is written into this one state
+        self._levels = None
 
 # %% ../../nbs/env/07_procgen.ipynb #3ddc2a60
 @patch
 def put(self:EngineMaze,
     levels:Levels, # One for each environment
-    cell=None, # int (num_envs,): the mouse's cells, size*y + x; default its starts
-    facing=0, # int (num_envs,) or int: 0 left, 1 right
+    cell:np.ndarray|None=None, # int (num_envs,): the mouse's cells, size*y + x; default its starts
+    facing:np.ndarray|int=0, # int (num_envs,) or int: 0 left, 1 right
     background:str='black'): # 'black' or 'textured'
     "Enter levels, at time 0. `ValueError` on a wrong number of levels, a bad cell, facing or background"
     n = self.num_envs
     require(len(levels)==n, 'number of levels', len(levels), n)
-    cell,facing = [None]*n if cell is None else np.broadcast_to(cell, n), np.broadcast_to(facing, n)
+    cell = [None]*n if cell is None else np.broadcast_to(cell, n)
+    facing = np.broadcast_to(facing, n)
     self.load([put_level(self._blank, levels, i, cell[i], int(facing[i]), background) for i in range(n)])
-    self._levels,self._background = levels, background
+    self._levels = levels
+    self._background = background
 
 # %% ../../nbs/env/07_procgen.ipynb #71bd353e
 @patch
-def step(self:EngineMaze, actions): # int (num_envs,): -1..14; -1 ends the episode
+def step(self:EngineMaze, actions:np.ndarray|list): # int (num_envs,): -1..14; -1 ends the episode
     """Play one step everywhere: reward float32 (num_envs,), done bool (num_envs,). Where done, the level
-    begins again"""
+    begins again. `ValueError` on bad actions, or before the first `put`"""
     require(self._levels is not None, 'levels', None, 'levels entered with `put` before the first step')
     reward,done = Engine.step(self, actions)
     again = np.flatnonzero(done)
@@ -235,18 +255,24 @@ def places(self:EngineMaze):
     """Where the mice are now: cell int64 (num_envs,), size*y + x, and facing int64 (num_envs,), 0 left, 1
     right"""
     states = self.states()
-    mice = np.concatenate([s['entities'] for s in states])
-    return mice['x'].astype(int) + states[0]['world_dim']*mice['y'].astype(int), mice['is_reflected'].astype(int)
+    mice = np.concatenate([state['entities'] for state in states])
+    x,y,facing = (mice[name].astype(int) for name in ('x','y','is_reflected'))
+    return x + states[0]['world_dim']*y, facing
 
 # %% ../../nbs/env/07_procgen.ipynb #35a818ba
 @patch
-def look(self:EngineMaze, levels:Levels, index, cell, facing, background:str='black'): # as `Renderer.frames` and `put` take them
-    """The engine's frames of any states: uint8 (B, 64, 64, 3), for int (B,) `index` of level, `cell`,
-    `facing`. Environments stay in the last of them"""
+def look(self:EngineMaze,
+    levels:Levels, # N levels
+    index:np.ndarray, # int (B,): which of them each frame shows
+    cell:np.ndarray, # int (B,): the mouse's cell, size*y + x
+    facing:np.ndarray, # int (B,): 0 left, 1 right
+    background:str='black'): # 'black' or 'textured'
+    "The engine's frames of any states: uint8 (B, 64, 64, 3). Environments stay in the last of them"
     index,cell,facing = np.broadcast_arrays(index, cell, facing)
-    out,n = np.empty((len(index),64,64,3), np.uint8), self.num_envs
-    for b in range(0, len(index), n):
-        at = np.arange(b, b+n)%len(index) # the last batch is filled up from the front
-        self.put(levels[index[at]], cell[at], facing[at], background)
-        out[b:b+n] = self.frames()[:len(index)-b]
+    out = np.empty((len(index),64,64,3), np.uint8)
+    n = self.num_envs
+    for first in range(0, len(index), n):
+        rows = np.arange(first, first+n) % len(index) # the last batch is filled up from the front
+        self.put(levels[index[rows]], cell[rows], facing[rows], background)
+        out[first:first+n] = self.frames()[:len(index)-first]
     return out

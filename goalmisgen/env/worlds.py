@@ -17,19 +17,21 @@ from .objects import COLOURS, GoalObject, SPRITE_SIZE, line_mask
 from .assets import PICTURE_FILES, asset_dir
 
 # %% ../../nbs/env/08_worlds.ipynb #f283a2d2
-PICTURES = {n: PICTURE_FILES[n] for n in ('cheese', 'star', 'shaded yellow gem', 'shaded red gem')} # Procgen's, beside the wall and the mouse
-SUBSTITUTES = {'drawn yellow line':(255,216,0), 'drawn red line':COLOURS['red']} # The paper's line in the colours of hand-drawn ones
+# Procgen's pictures of objects, beside the wall and the mouse
+PICTURES = {name: PICTURE_FILES[name] for name in ('cheese', 'star', 'shaded yellow gem', 'shaded red gem')}
+# The paper's line in the colours of hand-drawn ones
+SUBSTITUTES = {'drawn yellow line': (255,216,0), 'drawn red line': COLOURS['red']}
 
 # %% ../../nbs/env/08_worlds.ipynb #90b2c4f8
 @lru_cache
 def picture(name:str # One of `PICTURES` or `SUBSTITUTES`
             ) -> np.ndarray:
-    """An object that is no pure colour: uint8 (n, n, 4), RGBA, not writable. `ValueError` on an unknown
-    name; `FileNotFoundError` as `asset_dir`"""
+    """An object that is no pure colour: uint8 (n, n, 4), RGBA, not writable. `ValueError` on an unknown name;
+    `FileNotFoundError` as `asset_dir`"""
     from PIL import Image
     require(name in PICTURES or name in SUBSTITUTES, 'picture', name, ', '.join((*PICTURES, *SUBSTITUTES)))
     if name in PICTURES:
-        with Image.open(asset_dir()/PICTURES[name]) as im: rgba = np.array(im.convert('RGBA'))
+        with Image.open(asset_dir()/PICTURES[name]) as image: rgba = np.array(image.convert('RGBA'))
     else:
         rgba = np.zeros((SPRITE_SIZE,SPRITE_SIZE,4), np.uint8)
         rgba[line_mask()] = (*SUBSTITUTES[name], 255)
@@ -37,23 +39,25 @@ def picture(name:str # One of `PICTURES` or `SUBSTITUTES`
     return rgba
 
 # %% ../../nbs/env/08_worlds.ipynb #a9a6becd
-def _object(name):
-    "A picture's name as it is, any other as a `GoalObject`"
+def _object_name(name):
+    "A picture's name as it is, any other as a `GoalObject`. `ValueError` on an unknown one"
     if name in PICTURES or name in SUBSTITUTES: return name
     try: return GoalObject.parse(name)
-    except ValueError as e: raise ValueError(f"{e}; or one of the pictures {', '.join((*PICTURES, *SUBSTITUTES))}") from None
+    except ValueError as e:
+        raise ValueError(f"{e}; or one of the pictures {', '.join((*PICTURES, *SUBSTITUTES))}") from None
 
-def find_object(name): # A name of a picture, or of an object such as 'red line'
+# %% ../../nbs/env/08_worlds.ipynb #8de22766
+def find_object(name:str|GoalObject): # Of a picture, or an object such as 'red line'
     """What `Renderer` draws under this name: a `GoalObject`, or RGBA uint8 (n, n, 4). `ValueError` on an
     unknown name"""
-    found = _object(name)
+    found = _object_name(name)
     return picture(found) if isinstance(found, str) else found
 
 # %% ../../nbs/env/08_worlds.ipynb #eaab62a1
 @dataclass(frozen=True)
 class World:
-    """A family of levels and how it looks. `ValueError` if an object is unknown, or their number is not
-    that of the rewards"""
+    """A family of levels and how it looks. `ValueError` on an unknown object, or on another number than of
+    rewards"""
     name:str # As the game is called in its code
     description:str # One sentence
     source:str # Where it comes from
@@ -64,63 +68,80 @@ class World:
     mode:str='easy' # 'easy', or 'hard': 25 by 25 cells
 
     def __post_init__(self):
-        for o in self.objects: _object(o)
-        require(len(self.objects)==len(self.spec.rewards), f'objects of {self.name}', self.objects, f'{len(self.spec.rewards)}')
+        for name in self.objects: _object_name(name)
+        count = len(self.spec.rewards)
+        require(len(self.objects)==count, f'objects of {self.name}', self.objects, f'{count}')
 
 # %% ../../nbs/env/08_worlds.ipynb #1d1da9c9
 _PAPER = 'Ramanauskas and Şimşek 2023 (KarolisRam/procgenAISC)'
 _2022 = 'Di Langosco and others 2022 (JacobPfau/procgenAISC)'
 _STOCK = 'Cobbe and others 2020 (openai/procgen)'
-_wide = MazeSpec(15, dead_ends=True, random_size=True)
-_decoy = replace(_wide, rewards=(10.,0.))
+_WIDE = MazeSpec(15, dead_ends=True, random_size=True)
+_DECOY = replace(_WIDE, rewards=(10.,0.))
+_DUEL = MazeSpec(rewards=(10.,-10.))
 
-WORLDS = {w.name: w for w in ( # In their easy forms
-    World('maze_pure_line', 'One object, a pure yellow line unless another is asked for.', _PAPER, MazeSpec(), ('yellow line',), 'black', ('objects',)),
-    World('maze_duel', 'Two objects: the first is worth +10, the second -10, and either ends the episode.', _PAPER,
-          MazeSpec(rewards=(10.,-10.)), ('red line','yellow gem'), 'black', ('objects','size')),
-    World('maze', "Procgen's own: a cheese at a random place.", _STOCK, _wide, ('cheese',)),
-    World('maze_aisc', 'A cheese in the top-right corner, or within a region there.', _2022, replace(_wide, region=0), ('cheese',), options=('region',)),
-    World('maze_yellowline', 'A yellow line at a random place.', _2022, _wide, ('drawn yellow line',)),
-    World('maze_redline_yellowgem', 'A red line, and a yellow gem as a decoy.', _2022, _decoy, ('drawn red line','shaded yellow gem')),
-    World('maze_yellowstar_redgem', 'A yellow star, and a red gem as a decoy.', _2022, _decoy, ('star','shaded red gem')),
-    World('maze_yellowline_test', 'A yellow line in a maze without dead ends.', _PAPER, MazeSpec(), ('drawn yellow line',)),
-    World('maze_redline_yellowgem_test', 'A red line, and a yellow gem as a decoy, without dead ends.', _PAPER,
-          MazeSpec(rewards=(10.,0.)), ('drawn red line','shaded yellow gem')))}
-ALIASES = dict(maze_pure_yellowline='maze_pure_line', maze_colorsobjects_duel='maze_duel') # Names in the paper's code
+_ALL = ( # In their easy forms
+    World('maze_pure_line', 'One object, a pure yellow line unless another is asked for.', _PAPER,
+          MazeSpec(), ('yellow line',), 'black', ('objects',)),
+    World('maze_duel', 'Two objects: the first is worth +10, the second -10, and either ends the episode.',
+          _PAPER, _DUEL, ('red line','yellow gem'), 'black', ('objects','size')),
+    World('maze', "Procgen's own: a cheese at a random place.", _STOCK,
+          _WIDE, ('cheese',)),
+    World('maze_aisc', 'A cheese in the top-right corner, or within a region there.', _2022,
+          replace(_WIDE, region=0), ('cheese',), options=('region',)),
+    World('maze_yellowline', 'A yellow line at a random place.', _2022,
+          _WIDE, ('drawn yellow line',)),
+    World('maze_redline_yellowgem', 'A red line, and a yellow gem as a decoy.', _2022,
+          _DECOY, ('drawn red line','shaded yellow gem')),
+    World('maze_yellowstar_redgem', 'A yellow star, and a red gem as a decoy.', _2022,
+          _DECOY, ('star','shaded red gem')),
+    World('maze_yellowline_test', 'A yellow line in a maze without dead ends.', _PAPER,
+          MazeSpec(), ('drawn yellow line',)),
+    World('maze_redline_yellowgem_test', 'A red line, and a yellow gem as a decoy, without dead ends.',
+          _PAPER, MazeSpec(rewards=(10.,0.)), ('drawn red line','shaded yellow gem')))
+
+WORLDS = {world.name: world for world in _ALL}
+# Names in the paper's code
+ALIASES = dict(maze_pure_yellowline='maze_pure_line', maze_colorsobjects_duel='maze_duel')
 
 # %% ../../nbs/env/08_worlds.ipynb #e41d2ed1
 def get_world(name:str, # One of `WORLDS` or `ALIASES`
     mode:str='easy', # 'easy', or 'hard': 25 by 25 cells
-    objects=None, # Name or names of other objects, for `maze_pure_line` and `maze_duel`
+    objects:tuple|str|GoalObject|None=None, # Others, for `maze_pure_line` and `maze_duel`
     size:int|None=None, # Cells on a side, odd from 3 to 25, for an easy `maze_duel`
     region:int|None=None # Cells on a side of the square at the top right that holds the cheese of `maze_aisc`
     ) -> World:
-    """A world by its name. `ValueError` on an unknown name or mode, and on a choice that the world does
-    not offer"""
+    """A world by its name. `ValueError` on an unknown name or mode, and on a choice that the world does not
+    offer"""
     name = ALIASES.get(name, name)
     require(name in WORLDS, 'world', name, ', '.join((*WORLDS, *ALIASES)))
     require(mode in ('easy','hard'), 'mode', mode, 'easy, hard')
-    world,objects = WORLDS[name], (objects,) if isinstance(objects, (str,GoalObject)) else objects
-    for k,v in dict(objects=objects, size=size, region=region).items():
-        require(v is None or k in world.options, f'{k} of {name}', v, 'the default: this world offers no choice')
+    world = WORLDS[name]
+    if isinstance(objects, (str,GoalObject)): objects = (objects,)
+    for choice,value in dict(objects=objects, size=size, region=region).items():
+        offered = value is None or choice in world.options
+        require(offered, f'{choice} of {name}', value, 'the default: this world offers no choice')
     require(mode=='easy' or size in (None,25), f'size of a hard {name}', size, '25')
     size = 25 if mode=='hard' else size or world.spec.size
     spec = replace(world.spec, size=size, region=world.spec.region if region is None else region)
-    return replace(world, spec=spec, mode=mode, objects=world.objects if objects is None else tuple(map(str, objects)))
+    objects = world.objects if objects is None else tuple(map(str, objects))
+    return replace(world, spec=spec, mode=mode, objects=objects)
 
 # %% ../../nbs/env/08_worlds.ipynb #c92f68f4
-def make_env(world, # A `World`, or a name for `get_world`
+def make_env(world:str|World, # A `World`, or a name for `get_world`
     num_envs:int=64, # Environments side by side
     background:str|None=None, # 'black', 'grey' or 'textured'; default the world's
     num_levels:int=100_000, # Level seeds to draw from; 0 for all below 2**31 - 1
     start_level:int=0, # The first of them
     seed:int=0, # Of the level order
-    device='cpu', # Torch device of states, rewards and frames
+    device:str='cpu', # Torch device of states, rewards and frames
     timeout:int=TIMEOUT, # Steps after which an episode ends without reward
     **choices # With a name: mode, objects, size and region, as `get_world` takes them
     ) -> MazeEnv:
     "A batch of environments of this world. `ValueError` on bad arguments"
-    require(not (choices and isinstance(world, World)), 'choices', choices, 'none beside a World: give them to get_world')
-    if not isinstance(world, World): world = get_world(world, **choices)
-    background = world.background if background is None else background
-    return MazeEnv(num_envs, world.spec, background, num_levels, start_level, seed, device, tuple(map(find_object, world.objects)), timeout)
+    named = not isinstance(world, World)
+    require(named or not choices, 'choices', choices, 'none beside a World: give them to get_world')
+    if named: world = get_world(world, **choices)
+    if background is None: background = world.background
+    objects = tuple(map(find_object, world.objects))
+    return MazeEnv(num_envs, world.spec, background, num_levels, start_level, seed, device, objects, timeout)

@@ -79,8 +79,8 @@ def place_map(result:ExactResult, which:int=1): # `which`: 1 or 2
     """P(object `which` is reached first) by the cell that it lies in, averaged over levels.
     float64 (5, 5), [y, x], y = 0 at the bottom, nan where it never lies"""
     require(which in (1,2), 'which object', which, '1 or 2')
-    shares,grid = result.level_set.shares, result.level_set.levels.grid
-    here = grid==(OBJ1 if which==1 else OBJ2)
+    shares = result.level_set.shares
+    here = result.level_set.levels.grid==(OBJ1 if which==1 else OBJ2)
     p = result.endings.p1 if which==1 else result.endings.p2
     lies = np.einsum('l,lyx->yx', shares, here)
     reached = np.einsum('l,lyx->yx', shares*p, here)
@@ -156,11 +156,11 @@ def stuck(result:ExactResult, n:int=6):
     """Data frame of the `n` levels with most timeouts:
     row, seed, share, P(timeout), and the cells where a tenth or more of the time is spent, with that share"""
     import pandas as pd
-    level_set,endings = result.level_set, result.endings
-    worst = np.argsort(-endings.timeout, kind='stable')[:n]
+    level_set = result.level_set
+    worst = np.argsort(-result.endings.timeout, kind='stable')[:n]
     cells = [_favourite_cells(result, row) for row in worst]
     return pd.DataFrame(dict(row=worst, seed=level_set.levels.seeds[worst], share=level_set.shares[worst],
-                             timeout=endings.timeout[worst], cells=cells))
+                             timeout=result.endings.timeout[worst], cells=cells))
 
 # %% ../../nbs/evaluation/28_by_level.ipynb #fb1987d5
 def _favourite_cells(result, row):

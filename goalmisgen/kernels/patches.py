@@ -27,7 +27,8 @@ def _shapes():
 
 # %% ../../nbs/kernels/14_patches.ipynb #7ea3e53d
 PARAMETER_SHAPES = _shapes()
-LAYERS = [k.removesuffix('.weight') for k,s in PARAMETER_SHAPES.items() if len(s)==4] # The convolutions, in order
+# The convolutions, in order
+LAYERS = [k.removesuffix('.weight') for k,s in PARAMETER_SHAPES.items() if len(s)==4]
 STARTS = dict(zip(PARAMETER_SHAPES, np.cumsum([0, *map(math.prod, PARAMETER_SHAPES.values())]).tolist()))
 NUM_PARAMETERS = sum(map(math.prod, PARAMETER_SHAPES.values()))
 
@@ -136,7 +137,8 @@ class Partial:
 def _convolution_sums(layer, before, launch):
     channels, table = PARAMETER_SHAPES[layer+'.weight'][1], backward_places(layer, launch.patch_rows)
     bias = table.size + np.arange(table.shape[2]).reshape(-1, channels)
-    return Partial(launch.programs, table.size+bias.size, [sources(table), (positions_of(before+'.bias'), bias)])
+    return Partial(launch.programs, table.size+bias.size,
+                   [sources(table), (positions_of(before+'.bias'), bias)])
 
 # %% ../../nbs/kernels/14_patches.ipynb #93d9445b
 def partial_sums(launches) -> dict:
@@ -146,7 +148,8 @@ def partial_sums(launches) -> dict:
     out = {LAYERS[0]: Partial(launches['first_back'].programs, 4096, [frames])}
     for before, layer in zip(LAYERS, LAYERS[1:]):
         out[layer] = _convolution_sums(layer, before, launches[back_launch(layer)])
-    last_bias = positions_of(LAYERS[-1]+'.bias'), run(0, 32) # A program's 8 rows of 8 pixels are as 64 programs
+    # A program's 8 rows of 8 pixels are as 64 programs
+    last_bias = positions_of(LAYERS[-1]+'.bias'), run(0, 32)
     out['features'] = Partial(launches['features_back'].programs*64, 32, [last_bias])
     goals = [(_heads('weight').ravel(), run(0, 4096)), (_heads('bias'), run(4096, 4112))]
     goals.append((positions_of('embedder.fc.bias'), run(4112, 4368)))

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PANELS', 'LearnedReward', 'policy_probs', 'exact_return', 'evaluate_true', 'MazeAgentConfig', 'import_sb3',
-           'kept_random_state', 'train_maze_agent', 'panel_agent', 'draw_panels']
+           'kept_random_state', 'train_maze_agent', 'panel_agent', 'draw_panels', 'shipped_curves', 'best_returns']
 
 # %% ../../nbs/rewards/55_agents.ipynb #47e44b99
 import gymnasium, io, numpy as np, pandas as pd, random, torch
@@ -14,6 +14,7 @@ from ..core import Bounds, check_fields, integer, require
 from .distances import greedy_policy, reward_matrix, moves_reward, optimal_values
 from .grids import GridEnv, GridSpec, GridTable, list_states
 from .nets import RewardPopulation
+from .transitions import reward_data
 from ..style import SERIES, style
 from typing import Annotated
 
@@ -135,8 +136,8 @@ def train_maze_agent(spec:GridSpec, # Where it lives
     rows = []
     def each(steps, model):
         policy = policy_probs(model, table)
-        rows.append(dict(steps=steps, **{f'{name}_return': exact_return(policy, paid, table) for name,
-                                         paid in rewards.items()}))
+        returns = {f'{name}_return': exact_return(policy, paid, table) for name, paid in rewards.items()}
+        rows.append(dict(steps=steps, **returns))
         report(min(steps, config.steps))
     with kept_random_state():
         schedule = lambda remaining: config.learning_rate*remaining
@@ -157,7 +158,9 @@ def panel_agent(goal:str, reward:str, seed:int, population=None, config=None, re
     learned = population if reward=='learned' else None
     trained = train_maze_agent(GridSpec(goal), seed, learned, seed if learned is not None else 0, config,
                                report, stop)
-    return None if trained is None else trained[1].assign(goal=goal, reward=reward, seed=seed)
+    if trained is None: return None
+    columns = ['goal', 'reward', 'seed', 'steps', 'true_return', 'learned_return']
+    return trained[1].assign(goal=goal, reward=reward, seed=seed).reindex(columns=columns)
 
 # %% ../../nbs/rewards/55_agents.ipynb #29811033
 def draw_panels(curves:pd.DataFrame,
@@ -171,11 +174,22 @@ def draw_panels(curves:pd.DataFrame,
                 colour = SERIES[seed%len(SERIES)]
                 ax.plot(rows.steps/1000, rows.true_return, color=colour, lw=1.6)
                 if rows.learned_return.notna().any(): ax.plot(rows.steps/1000,
-                                                              rows.learned_return.clip(lower=-2),
+                                                              rows.learned_return,
                                                               color=colour, lw=.8, ls='--')
                 if best and (goal, reward) in best: ax.plot(rows.steps.max()/1000+1.5,
                                                             best[goal, reward][seed], 'x', color=colour, ms=6)
-            ax.set(title=f'{goal}, {reward} reward', xlabel='thousand steps', ylim=(-2.1, 1.3))
+            ax.set(title=f'{goal}, {reward} reward', xlabel='thousand steps', ylim=(-2.1, 2.7))
         axs[0].set_ylabel('return of an episode')
         fig.tight_layout()
     return fig
+
+# %% ../../nbs/rewards/55_agents.ipynb #0804a17e
+def shipped_curves() -> pd.DataFrame:
+    "The curves of the agents of the four panels that come with the package"
+    return pd.read_csv(reward_data('curves.csv'), dtype=dict(goal=str, reward=str)) # 'true' is a word here
+
+def best_returns(population:RewardPopulation, goal:str) -> list:
+    "True return of the best policy for each learned reward, in the empty maze with this kind of goal"
+    table = list_states(GridSpec(goal))
+    best = greedy_policy(optimal_values(moves_reward(reward_matrix(population, table), table), table))
+    return [exact_return(policy, table.reward, table) for policy in best]

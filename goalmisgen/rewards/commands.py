@@ -122,9 +122,10 @@ def _distances_file(path, case, report, stop):
 
 # %% ../../nbs/rewards/58_commands.ipynb #b4c5bbf6
 def _joined(paths, out):
-    "One table of many"
-    import pandas as pd
-    write_atomic(out, pd.concat([pd.read_csv(p) for p in paths], ignore_index=True).to_csv(index=False))
+    "One table of many with the same columns, line by line: nothing is read into them"
+    tables = [Path(path).read_text().splitlines() for path in paths]
+    require(len({table[0] for table in tables})==1, 'columns of the tables', [table[0] for table in tables], 'all alike')
+    write_atomic(out, '\n'.join([tables[0][0], *(line for table in tables for line in table[1:])]) + '\n')
 
 # %% ../../nbs/rewards/58_commands.ipynb #f6841cb4
 @dataclass(frozen=True)
@@ -139,8 +140,8 @@ class RewardDistancesCommand:
         from goalmisgen.rewards.distances import REWARD_CASES
         cases = [replace(case, seeds=integer(self.seeds, 'seeds', 1, 1000)) for case in REWARD_CASES]
         paths = [self.home/f'{case.goal.replace(" ", "-")}-{digest(case)}.csv' for case in cases]
-        tasks = [(path, _distances_file, dict(case=case, units=5*-(-case.count//20))) for path,
-                 case in zip(paths, cases)]
+        work = [dict(case=case, units=5*-(-case.count//20)) for case in cases]
+        tasks = [(path, _distances_file, kwargs) for path, kwargs in zip(paths, work)]
         made = _or_exit(lambda: make_files(tasks, self.workers, 'learning rewards'))
         _joined(paths, self.home/'distances.csv')
         print(f'{made} of {len(cases)} cases computed   {self.home/"distances.csv"}')

@@ -154,8 +154,8 @@ def reward_trace(net, name:str, steps:int=300, seed:int=0) -> pd.DataFrame:
         points.append(won)
         for view, screens in views.items(): screens.append(env.observe(view))
         if terminated or truncated: env.reset()
-    return pd.DataFrame(dict(points=points, **{view: screen_rewards(net, np.stack(screens)) for view,
-                                               screens in views.items()}))
+    paid = {view: screen_rewards(net, np.stack(screens)) for view, screens in views.items()}
+    return pd.DataFrame(dict(points=points, **paid))
 
 # %% ../../nbs/rewards/57_screens.ipynb #2ee26e2e
 def draw_traces(traces:dict): # Title to a table of `reward_trace`
