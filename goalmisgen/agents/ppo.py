@@ -41,7 +41,7 @@ class PPOConfig:
     value_coef:Annotated[float, Bounds(0)] = .5 # Weight of the value loss
     entropy:Annotated[float, Bounds(0)] = .01 # Weight of the entropy bonus
     max_grad_norm:Annotated[float, Bounds(above=0)] = .5 # Gradients longer than this are shortened to it
-    reward_norm_gamma:Annotated[float, Bounds(0, 1)] = .99 # Discount of the return that scales rewards
+    reward_norm_gamma:Annotated[float, Bounds(0, 1)] = .99 # Of the return whose spread rewards are divided by
     reward_clip:Annotated[float, Bounds(above=0)] = 10. # Scaled rewards are kept within plus and minus this
     checkpoints:Annotated[int, Bounds(0, 2**31-1)] = 5 # Policies kept; the last is the agent
     validation:bool = False # Also play a rollout on unlimited levels in each iteration, only to log it
