@@ -56,7 +56,8 @@ class Mixture:
 
     def __post_init__(self):
         specs = tuple(self.specs)
-        require(len(specs) > 1 and all(isinstance(s, MazeSpec) for s in specs), 'families of a mixture', specs, 'two or more `MazeSpec`s')
+        several = len(specs) > 1 and all(isinstance(s, MazeSpec) for s in specs)
+        require(several, 'families of a mixture', specs, 'two or more `MazeSpec`s')
         require(len(set(specs)) == len(specs), 'families of a mixture', specs, 'each once')
         for name in ('size', 'rewards'):
             found = {getattr(s, name) for s in specs}
