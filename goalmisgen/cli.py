@@ -281,8 +281,9 @@ COMMANDS = {'study':StudyCommand, 'train':TrainCommand, 'train-ppo':TrainPPOComm
 def commands_for(args) -> dict:
     "The commands; those of other rooms are loaded when one of them is typed, or when all are to be listed"
     if args and args[0] in COMMANDS: return COMMANDS
+    from goalmisgen.quantilizers.commands import QUANTILIZER_COMMANDS
     from goalmisgen.rewards.commands import REWARD_COMMANDS
-    return COMMANDS | REWARD_COMMANDS
+    return COMMANDS | REWARD_COMMANDS | QUANTILIZER_COMMANDS
 
 # %% ../nbs/90_cli.ipynb #0d228099
 def main(args=None): # Default: what was typed
@@ -293,7 +294,7 @@ def main(args=None): # Default: what was typed
     args = sys.argv[1:] if args is None else list(args)
     working = False
     try:
-        command = parse_command(_commands(args), args)
+        command = parse_command(commands_for(args), args)
         working = True
         with _warnings_in_one_line(): command()
         sys.stdout.flush()

@@ -8,7 +8,8 @@ __all__ = ['require', 'Bounds', 'integer', 'plain_numbers', 'OneOf', 'declared_f
            'read_bytes', 'seal', 'write_json', 'read_json']
 
 # %% ../nbs/00_core.ipynb #0aa7e1ba
-import ast, dataclasses, hashlib, inspect, io, json, math, operator, os, reprlib, secrets, stat, textwrap, tokenize
+import ast, dataclasses, hashlib, inspect, io, json, math, operator
+import os, reprlib, secrets, stat, textwrap, tokenize
 from contextlib import contextmanager
 from pathlib import Path
 from typing import get_args, get_type_hints
@@ -69,7 +70,8 @@ def integer(value, # Python or numpy integer, or an array of one
     is_bool = getattr(value, 'dtype', type(value)) in (bool, 'bool')
     try: number = None if is_bool else operator.index(value)
     except TypeError: number = None
-    require(number is not None and number in Bounds(low, high), name, value, f'an integer {Bounds(low, high)}'.strip())
+    bounds = Bounds(low, high)
+    require(number is not None and number in bounds, name, value, f'an integer {bounds}'.strip())
     return number
 
 # %% ../nbs/00_core.ipynb #9c0e3deb
@@ -91,7 +93,7 @@ class OneOf:
 
 # %% ../nbs/00_core.ipynb #d2f46ed7
 def declared_fields(cls) -> dict:
-    "Of each field: its kind (bool, int, float, str, or None for any other), its rules, whether it may be None"
+    "Of each field: its kind (bool, int, float, str, else None), its rules, and whether it may be None"
     found = {}
     for name, hint in get_type_hints(cls, include_extras=True).items():
         rules = [o for o in getattr(hint, '__metadata__', ()) if isinstance(o, (Bounds, OneOf))]
@@ -112,6 +114,7 @@ def check_fields(config):
         if kind is not None: _check_kind(name, value, kind, rules)
         for rule in rules: require(value in rule, name, value, f'{_KINDS[kind]} {rule}'.strip())
 
+# %% ../nbs/00_core.ipynb #8b9f4c78
 _KINDS = {bool: 'True or False', int: 'an integer', float: 'a number', str: '', None: ''}
 
 def _check_kind(name, value, kind, rules):
@@ -128,10 +131,12 @@ def field_comments(cls) -> dict:
     try: source = textwrap.dedent(inspect.getsource(cls))
     except (OSError, TypeError): return {}
     tokens = tokenize.generate_tokens(io.StringIO(source).readline)
-    comments = {token.start[0]: token.string.lstrip('# ') for token in tokens if token.type == tokenize.COMMENT}
+    found = [token for token in tokens if token.type == tokenize.COMMENT]
+    comments = {token.start[0]: token.string.lstrip('# ') for token in found}
     fields = [node for node in ast.parse(source).body[0].body if isinstance(node, ast.AnnAssign)]
     return {node.target.id: comments[node.end_lineno] for node in fields if node.end_lineno in comments}
 
+# %% ../nbs/00_core.ipynb #c948618b
 def describe_fields(cls) -> dict:
     "Of each field of a dataclass, inherited ones too: the comment behind it, and in brackets what it may be"
     comments = {}
@@ -139,7 +144,8 @@ def describe_fields(cls) -> dict:
     described = {}
     for name, (_, rules, _) in declared_fields(cls).items():
         comment = comments.get(name, '')
-        said = [rule for rule in rules if isinstance(rule, OneOf) and all(str(word) in comment for word in rule.words)]
+        words = [rule for rule in rules if isinstance(rule, OneOf)]
+        said = [rule for rule in words if all(str(word) in comment for word in rule.words)]
         news = ', '.join(str(rule) for rule in rules if rule not in said)
         described[name] = f'{comment} ({news})'.strip() if news else comment
     return described
@@ -151,7 +157,7 @@ def to_dict(config) -> dict:
 
 # %% ../nbs/00_core.ipynb #3b54072a
 def from_dict(cls, d:dict):
-    "The inverse of `to_dict` for a flat dataclass `cls`; `ValueError` on a missing, unknown or wrongly typed field"
+    "The inverse of `to_dict` for a flat dataclass; `ValueError` on a missing, unknown or wrongly typed field"
     fields = {f.name: f for f in dataclasses.fields(cls)}
     found = sorted(d) if isinstance(d, dict) else d
     require(found==sorted(fields), f'fields of {cls.__name__}', found, sorted(fields))
@@ -160,7 +166,7 @@ def from_dict(cls, d:dict):
     return cls(**values)
 
 def _check_type_of_default(cls, field, value):
-    "`ValueError` unless `value` is of the type of the field's default, where it has one; a whole number may stand for a float"
+    "`ValueError` unless the value has the type of the default, if any; a whole number may stand for a float"
     if value is None or field.default in (dataclasses.MISSING, None): return
     kind = type(field.default)
     same = type(value) is kind or (kind is float and type(value) is int)
@@ -188,7 +194,7 @@ def _beside(path):
 # %% ../nbs/00_core.ipynb #9cff4ce8
 @contextmanager
 def atomic_path(path):
-    "A temporary path beside `path` to write to. It becomes `path` when the block ends well, and else vanishes"
+    "A temporary path beside `path` to write to. It becomes `path` when the block ends well; else it vanishes"
     path = _target(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     tmp = _beside(path)
@@ -224,7 +230,7 @@ def create_atomic(path, data) -> bool: # `data`: str or bytes
 
 # %% ../nbs/00_core.ipynb #e46e0f37
 def read_bytes(path, max_bytes:int) -> bytes:
-    "The bytes of a plain file. `ValueError` if it is none, or larger than `max_bytes`; `FileNotFoundError` without one"
+    "The bytes of a plain file. `ValueError` if it is none or too large; `FileNotFoundError` if it is not there"
     found = os.stat(path)
     require(stat.S_ISREG(found.st_mode), f'kind of {path}', 'a folder, pipe or device', 'a plain file')
     require(found.st_size<=max_bytes, f'size of {path}', found.st_size, f'at most {max_bytes} bytes')
@@ -243,11 +249,12 @@ def _check_seal(path, obj, text):
     old = b'"checksum"' not in text and (obj.get('format')==1 or b'"format"' not in text)
     if old: return
     own = digest({k: v for k,v in obj.items() if k!='checksum'})
-    require(obj.get('checksum')==own, f'checksum of {path}', obj.get('checksum'), f'{own}, that of its content')
+    found = obj.get('checksum')
+    require(found==own, f'checksum of {path}', found, f'{own}, that of its content')
 
 # %% ../nbs/00_core.ipynb #159da0af
 def write_json(path, obj):
-    "Write `obj` (dict or dataclass) to `path` as readable JSON, atomically. `ValueError` on a number that is not finite"
+    "Write a dict or dataclass to `path` as readable JSON, atomically. `ValueError` on a number not finite"
     if dataclasses.is_dataclass(obj): obj = to_dict(obj)
     write_atomic(path, json.dumps(obj, indent=1, sort_keys=True, allow_nan=False) + '\n')
 
@@ -262,7 +269,7 @@ def _no_number(name): raise ValueError(f'{name} is no number')
 
 # %% ../nbs/00_core.ipynb #934ef821
 def read_json(path, max_bytes:int=2**24) -> dict:
-    "Read a JSON object from `path`. `ValueError` if it is larger than `max_bytes`, something else, or its seal is broken"
+    "Read a JSON object from `path`. `ValueError` if it is too large, something else, or its seal is broken"
     text = read_bytes(path, max_bytes)
     try: obj = json.loads(text.decode('utf-8'), object_pairs_hook=_once, parse_constant=_no_number)
     except (ValueError, RecursionError) as e:

@@ -245,7 +245,8 @@ def _agents_table(paths, table):
 # %% ../nbs/40_study.ipynb #f10da9db
 def _lede(study, first):
     "A title, and what was asked and what came out: words for the page"
-    setting,goal = study.settings[0], f'{study.config.goal} on {study.config.background}'
+    setting = study.settings[0]
+    goal = f'{study.config.goal} on {study.config.background}'
     question = f'a {setting.obj1} and a {setting.obj2}. {_found(setting, first.preference)}'
     if len(first)==1:
         lede = f'It was trained to reach a {goal}. Now it chooses between {question}'

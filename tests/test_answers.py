@@ -342,8 +342,10 @@ def test_rows_of_two_kinds_are_not_averaged(rows):
 @pytest.fixture(scope='module')
 def table(rows, tmp_path_factory):
     "Some rows in a file, one of an agent that reaches nothing"
-    never = replace(rows[0], agent=5, p1=0., p2=0., timeout=1., unexplored_mass=0., preference=float('nan'), preference_low=float('nan'), preference_high=float('nan'),
-                    mean_length=500., median_length=500., length_q05=500., length_q25=500., length_q75=500., length_q95=500.)
+    nothing = dict(p1=0., p2=0., timeout=1., unexplored_mass=0.)
+    no_preference = dict.fromkeys(('preference', 'preference_low', 'preference_high'), float('nan'))
+    whole = dict.fromkeys(('mean_length', 'median_length', 'length_q05', 'length_q25', 'length_q75', 'length_q95'), 500.)
+    never = replace(rows[0], agent=5, **nothing, **no_preference, **whole)
     path = tmp_path_factory.mktemp('table')/'t.csv'
     write_results(path, [*rows, *(replace(r, agent=n) for r in rows for n in (1, 2)), never])
     return path

@@ -174,5 +174,6 @@ def test_numpy_integers_count():
     X, y = rng.normal(size=(9, 2)), rng.normal(size=(9, 1))
     assert np.allclose(cross_predict(X, y, np.int64(3))[0], cross_predict(X, y, 3)[0])
     assert np.allclose(cross_predict(X, y)[0], cross_predict(X, y, 9)[0])
-    for bad in (lambda: seed_grid(True, 2, 2), lambda: sample_training_levels('black', True), lambda: MazeView(level=1.5), lambda: simulate_null(None, draws=0)):
+    for bad in (lambda: seed_grid(True, 2, 2), lambda: sample_training_levels('black', True), lambda: MazeView(level=1.5),
+                lambda: simulate_null(None, draws=0)):
         with pytest.raises(ValueError): bad()

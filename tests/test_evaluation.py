@@ -14,7 +14,7 @@ from goalmisgen.env.table import ACTION_MOVES, TIMEOUT
 from goalmisgen.evaluation import questions
 from goalmisgen.evaluation.by_level import by_distance, level_table, nearer_first, place_map, stuck, visits_map
 from goalmisgen.evaluation.exact import evaluate_exact, quantile, query_reachable_states, reach_bound
-from goalmisgen.evaluation.policies import PolicyCache
+from goalmisgen.evaluation.policies import PolicyCache, as_policy
 from goalmisgen.evaluation.questions import RenderCache, Setting, evaluation_levels
 from goalmisgen.evaluation.population import by_step, evaluate_population, find_agents
 from goalmisgen.evaluation.published import published_agents, read_episodes, read_published, setting_of
@@ -187,6 +187,31 @@ def test_exchanged_objects_are_looked_at_once():
     a, b = evaluate_exact(asked, PAIR, 'census'), evaluate_exact(asked, Setting('yellow gem', 'red line'), 'census')
     assert a.num_forward_frames > 1000 and b.num_forward_frames == 0
     np.testing.assert_allclose([a.p1, a.p2, a.capability], [b.p2, b.p1, b.capability], atol=1e-5)
+
+
+def test_level_sets_are_equal_by_value():
+    "Whoever makes them, and in whatever way the same seeds are named"
+    few, again = evaluation_levels([100000, 100027]), evaluation_levels(range(100000, 100054, 27))
+    assert few == again and few is not again and few != evaluation_levels(range(100000, 100002))
+    assert evaluation_levels('census') != evaluation_levels('census', 'textured') and few != 'seeds'
+
+
+def test_drawn_levels_are_found_by_value_and_the_oldest_go():
+    renders, levels = RenderCache(keep=2), evaluation_levels(FEW).levels
+    first = renders.draw(PAIR, levels[:3])
+    assert renders.draw(Setting('red line', 'yellow gem'), evaluation_levels(FEW).levels[:3]) is first
+    for other in (Setting('yellow gem', 'red line'), Setting('red line', 'yellow gem', 'grey')): assert renders.draw(other, levels[:3]) is not first
+    assert renders.draw(PAIR, levels[:3]) is not first
+
+
+def test_a_policy_is_one_function_whatever_it_was_made_of(tmp_path):
+    network = opinionated(3)
+    home = save_policy(network, tmp_path/'agent-3', {})
+    frames = drawn(PAIR, range(100000, 100004)).frames(torch.arange(9))
+    for policy in (network, home, str(home/'model.safetensors'), lambda f: action_probs(network, f), as_policy(network)):
+        np.testing.assert_array_equal(as_policy(policy)(frames), action_probs(network, frames))
+    for bad, says in ((tmp_path/'nobody', 'agent'), (7, 'policy'), (None, 'policy')):
+        with pytest.raises(ValueError, match=says): as_policy(bad)
 
 
 def test_textured_census_has_every_level_nine_times():
@@ -371,7 +396,7 @@ def test_a_population_and_a_retrained_agent(tmp_path):
     pd.testing.assert_frame_equal(first.table, again.table)
     agent(tmp_path/'pop', 1, opinionated(20))
     after = evaluate_population(tmp_path/'pop', 'red line vs yellow gem', tmp_path/'t.csv', **how).table
-    assert after.fingerprint[0] == first.table.fingerprint[0] and after.fingerprint[1] != first.table.fingerprint[1] and len(read_results(tmp_path/'t.csv')) == 2
+    assert list(after.fingerprint == first.table.fingerprint) == [True, False] and len(read_results(tmp_path/'t.csv')) == 2
     with pytest.raises(FileNotFoundError): evaluate_population(tmp_path, PAIR, tmp_path/'t.csv', **how)
     with pytest.raises(ValueError, match='settings'): evaluate_population(tmp_path/'pop', [], tmp_path/'t.csv', **how)
 

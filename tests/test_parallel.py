@@ -14,9 +14,10 @@ from goalmisgen.agents.exact_ppo import ExactPPOConfig
 from goalmisgen.agents.impala import Policy, load_policy
 from goalmisgen.agents.parallel import PARALLEL_CLASSES, train_parallel
 from goalmisgen.agents.parallel_exact import ParallelExactPPO
-from goalmisgen.agents.parallel_ppo import ParallelPPO, distinct_ids, sum_by_row
+from goalmisgen.agents.parallel_ppo import ParallelPPO
 from goalmisgen.agents.ppo import PPO, PPOConfig
 from goalmisgen.agents.training import Seeds, train_agent
+from goalmisgen.agents.workspace import distinct_ids, sum_by_row
 from goalmisgen.core import read_json
 
 pytestmark = pytest.mark.slow
@@ -128,7 +129,8 @@ def test_a_checkpoint_has_what_the_plain_loops_has():
     parallel.write_back(1)
     assert torch.equal(plain.rng.get_state(), ours.rng.get_state())
     for k,v in plain.env.state_dict().items(): assert torch.equal(v, ours.env.state_dict()[k]), k
-    assert [plain.reward_scale.mean, plain.reward_scale.var, plain.reward_scale.count]==pytest.approx([ours.reward_scale.mean, ours.reward_scale.var, ours.reward_scale.count], rel=1e-12)
+    moments = [[getattr(learner.reward_scale, k) for k in ('mean', 'var', 'count')] for learner in (plain, ours)]
+    assert moments[0]==pytest.approx(moments[1], rel=1e-12)
     a,b = plain.optimiser.state_dict()['state'], ours.optimiser.state_dict()['state']
     assert a.keys()==b.keys() and all(a[i]['step']==b[i]['step'] for i in a)
     assert plain.metrics[-1].keys()==ours.metrics[-1].keys()

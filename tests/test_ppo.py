@@ -225,7 +225,8 @@ def test_a_checkpoint_of_before_goes_on(tmp_path):
 def test_the_shipped_agents_are_runs_of_todays_configs():
     from goalmisgen.agents.examples import EXAMPLES, example_dir
     from goalmisgen.agents.exact_ppo import ExactPPOConfig
-    from goalmisgen.agents.training import is_finished
+    from goalmisgen.agents.training import config_from, is_finished
     for name in EXAMPLES:
         kind, seed = name.split('-')
         assert is_finished(PPOConfig() if kind=='ppo' else ExactPPOConfig(), Seeds(int(seed)), example_dir(name)), name
+        assert config_from(read_json(example_dir(name)/'manifest.json'))==(PPOConfig() if kind=='ppo' else ExactPPOConfig())

@@ -41,6 +41,7 @@ def _ray():
         raise ValueError(f"cluster: ray cannot be imported ({e}). Install it: pip install 'goalmisgen[ray]'") from None
     return ray
 
+# %% ../../nbs/agents/16_cluster.ipynb #efdb24c5
 def _call(job, i, board):
     "Run one job on whatever machine this is"
     ray = _ray()

@@ -92,6 +92,7 @@ def logits(self:ExactPPO, states):
     "Action logits (B, 15) in these states int64 (B,), in training precision and with a gradient"
     with self.autocast(): return self.policy(self.world.rendered.frames(states))[0]
 
+# %% ../../nbs/agents/14_exact_ppo.ipynb #4d74c65b
 @patch
 def logits_no_grad(self:ExactPPO, states):
     "The same of many states, without a gradient, by the quickest [forward](11_forward.ipynb) there is"
@@ -104,7 +105,8 @@ def next_levels(self:ExactPPO):
     num_levels = len(self.world.prob)
     n = min(self.config.levels_per_solve, num_levels)
     if len(self.order)<n: self.order = torch.randperm(num_levels, generator=self.order_rng)
-    levels, self.order = self.order[:n], self.order[n:]
+    levels = self.order[:n]
+    self.order = self.order[n:]
     return levels.to(self.device)
 
 # %% ../../nbs/agents/14_exact_ppo.ipynb #27abd2cd

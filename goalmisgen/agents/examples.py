@@ -24,6 +24,7 @@ def example_dir(name:str) -> Path:
     require(name in EXAMPLES, 'example', name, ', '.join(EXAMPLES))
     return Path(__file__).parents[1]/'data'/'agents'/name
 
+# %% ../../nbs/agents/17_examples.ipynb #bccd88f4
 def load_example(name:str, device='cpu') -> Policy:
     "A shipped agent, in evaluation mode. `ValueError` lists the names"
     return load_policy(example_dir(name), device)

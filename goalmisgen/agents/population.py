@@ -50,6 +50,7 @@ def disk_per_agent(config) -> tuple:
     policies = 1+getattr(config, 'checkpoints', 0)
     return policies*POLICY_FILE_BYTES+100_000, (policies+6)*POLICY_FILE_BYTES+100_000
 
+# %% ../../nbs/agents/15_population.ipynb #d21e9095
 def algorithm_of(config) -> str:
     "Name of the algorithm that a config belongs to. `ValueError` if no trainer goes by it"
     return learner_class(config).algorithm

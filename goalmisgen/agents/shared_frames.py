@@ -35,6 +35,7 @@ def first_maps(policy, frames) -> list:
             maps += [hidden, x]
     return maps
 
+# %% ../../nbs/agents/16_shared_frames.ipynb #340db08e
 def answers_from(policy, x):
     "Action logits (B, 15) and values (B,) from the last of these maps, (B, 32, 16, 16)"
     embedder = policy.embedder
@@ -311,6 +312,7 @@ def _has_hooks(module):
     hooks = {name: of for name, of in vars(module).items() if name.endswith('_hooks') and 'state_dict' not in name}
     return any(hooks.values())
 
+# %% ../../nbs/agents/16_shared_frames.ipynb #2f52475e
 def _has_global_hooks():
     "Has anybody hooked into the calls of all modules?"
     hooks = {name: of for name, of in vars(nn_module).items() if name.startswith('_global') and name.endswith('_hooks')}

@@ -5,18 +5,19 @@
 # %% auto #0
 __all__ = ['PRECISIONS', 'MAX_LISTED_LEVELS', 'LEARNER_CLASSES', 'CHECKPOINT_NAME', 'Seeds', 'resolve_precision',
            'training_levels', 'evaluate_on_training_levels', 'fewest_steps', 'Learner', 'learner_class', 'learner_for',
-           'former_configs', 'names_of_run', 'metrics_csv', 'is_finished', 'remove_checkpoint', 'train_agent', 'resume',
-           'finish_agent']
+           'former_configs', 'names_of_run', 'config_from', 'metrics_csv', 'is_finished', 'remove_checkpoint',
+           'train_agent', 'resume', 'finish_agent']
 
 # %% ../../nbs/agents/12_training.ipynb #266d8106
 import csv, io, math, torch
 from dataclasses import dataclass, replace
 from fastcore.basics import patch
 from pathlib import Path
+from .checkpoints import is_alike, metrics_fit, optimiser_fits, policy_fits
 from .forward import answer_all, forward_for
 from .impala import Policy, save_policy
-from .weights import load_sealed, misfits, save_sealed
-from ..core import digest, integer, read_json, require, to_dict, write_atomic
+from .weights import load_sealed, save_sealed
+from ..core import digest, from_dict, integer, read_json, require, to_dict, write_atomic
 from ..env.chain import absorption, move_probs
 from ..env.levels import MazeSpec, census, seeded_levels
 from ..env.rendered import render_levels
@@ -64,6 +65,7 @@ def training_levels(size:int=5, background='black', num_levels:int=0):
     if background=='textured': world = world.with_textures()
     return world.levels, torch.tensor(world.prob)
 
+# %% ../../nbs/agents/12_training.ipynb #dbb28dd8
 def _levels_of_seeds(size, background, num_levels):
     "`training_levels` of the first so many seeds"
     allowed = f'at most {MAX_LISTED_LEVELS} levels in a world of size {size}'
@@ -109,7 +111,8 @@ class Learner:
     machine = {} # What the manifest says of how the network was run, beside versions
 
     def __init__(self, config, seeds:Seeds=Seeds(), device='cpu'):
-        self.config, self.seeds = config, seeds
+        self.config = config
+        self.seeds = seeds
         self.device = torch.device(device)
         self.policy = Policy(seeds.of('weights')).to(device)
         self.optimiser = torch.optim.Adam(self.policy.parameters(), lr=config.lr, eps=1e-5)
@@ -133,6 +136,7 @@ def learner_class(config) -> type:
             known or 'a config whose trainer is imported')
     return LEARNER_CLASSES[type(config)]
 
+# %% ../../nbs/agents/12_training.ipynb #62c02f1e
 def learner_for(config, seeds:Seeds=Seeds(), device='cpu', **options) -> Learner:
     "The learner of a config, with the options that its class takes. `ValueError` if no trainer goes by it"
     return learner_class(config)(config, seeds, device, **options)
@@ -185,7 +189,8 @@ def load_own_state(self:Learner, state:dict):
     # these may refuse, so they come first
     have_own = [name for name in state if hasattr(getattr(self, name), 'load_state_dict')]
     for name in sorted(state, key=lambda name: name not in have_own):
-        old, new = getattr(self, name), state[name]
+        old = getattr(self, name)
+        new = state[name]
         if isinstance(old, torch.Generator): old.set_state(new)
         elif hasattr(old, 'load_state_dict'): old.load_state_dict(new)
         else: setattr(self, name, new.to(old.device) if isinstance(new, torch.Tensor) else new)
@@ -221,6 +226,7 @@ def former_configs(config) -> list:
         configs += [dict(c, **{name: value}) for c in configs for value in values]
     return configs
 
+# %% ../../nbs/agents/12_training.ipynb #d1d5b70a
 def names_of_run(config, seeds:Seeds, precision:str) -> list:
     "Digests that this run may go by if it was computed in `precision`, the first as it is now"
     same = [config.precision]
@@ -233,55 +239,15 @@ def save(self:Learner, path):
     "Write a checkpoint to `path`, atomically"
     save_sealed(dict(digest=self.digest(), **self.state_dict()), path)
 
-# %% ../../nbs/agents/12_training.ipynb #9a026631
-def _alike(old, new):
-    "Is `new` what `old` could have become: the same kinds of things, all of them finite?"
-    if isinstance(old, torch.Tensor):
-        same = isinstance(new, torch.Tensor) and new.dtype==old.dtype and new.ndim==old.ndim
-        return same and bool(torch.isfinite(new).all())
-    if isinstance(old, dict):
-        if not isinstance(new, dict) or set(old)!=set(new): return False
-        return all(_alike(old[k], new[k]) for k in old)
-    if isinstance(old, (list, tuple)):
-        return isinstance(new, (list, tuple)) and len(old)==len(new) and all(map(_alike, old, new))
-    if type(old) in (int, float): return type(new) in (int, float) and math.isfinite(new)
-    return type(new) is type(old)
-
-def _policy_fits(learner, weights):
-    "Are these finite weights of the learner's policy?"
-    shapes = {name: tuple(v.shape) for name, v in learner.policy.state_dict().items()}
-    return isinstance(weights, dict) and not misfits(weights, shapes)
-
-# %% ../../nbs/agents/12_training.ipynb #2065bdde
-def _moments_fit(moments, shapes): # both by number of the parameter, shapes of those that are trained
-    "Are these finite moments for every parameter that is trained, and for no other?"
-    if not isinstance(moments, dict) or set(moments)!=set(shapes): return False
-    tensors = [(shapes[i], v) for i, of in moments.items() for v in of.values()]
-    for shape, v in tensors:
-        fits = isinstance(v, torch.Tensor) and v.shape in ((), shape) and bool(torch.isfinite(v).all())
-        if not fits: return False
-    return len(tensors)>=2*len(shapes)
-
-def _optimiser_fits(learner, found):
-    "Is this a state of the learner's optimiser after its first step?"
-    empty = learner.optimiser.state_dict()
-    if not isinstance(found, dict) or set(found)!=set(empty): return False
-    names = dict(enumerate(dict(learner.policy.named_parameters())))
-    parameters = list(learner.policy.parameters())
-    shapes = {i: parameters[i].shape for i, name in names.items() if name not in learner.untrained}
-    groups = [[g.get('params') for g in state['param_groups']] for state in (found, empty)]
-    return _moments_fit(found['state'], shapes) and groups[0]==groups[1]
-
-# %% ../../nbs/agents/12_training.ipynb #ffae995f
-def _metrics_fit(learner, rows, updates):
-    "Are these the metrics of a run of this kind after so many gradient steps?"
-    if not isinstance(rows, list) or not all(isinstance(row, dict) and row for row in rows): return False
-    if bool(rows)!=bool(updates): return False
-    same_columns = all(list(row)==list(rows[0]) and set(learner.columns)<=set(row) for row in rows)
-    numbers = [v for row in rows for v in row.values()]
-    if not same_columns or not all(type(v) in (int, float) for v in numbers): return False
-    steps = [0, *(row['updates'] for row in rows)]
-    return steps[-1]==updates and all(before<now for before, now in zip(steps, steps[1:]))
+# %% ../../nbs/agents/12_training.ipynb #8d8ef8ce
+def config_from(manifest:dict):
+    "The config that a manifest speaks of, as it would be written now. `ValueError` if no trainer goes by its algorithm"
+    config_classes = {cls.algorithm: config for config, cls in reversed(LEARNER_CLASSES.items())}
+    name = manifest.get('algorithm')
+    require(name in config_classes, 'algorithm', name, ', '.join(config_classes))
+    retired = getattr(config_classes[name], 'retired_fields', {})
+    fields = {field: value for field, value in manifest['config'].items() if field not in retired}
+    return from_dict(config_classes[name], fields)
 
 # %% ../../nbs/agents/12_training.ipynb #6005b46a
 _CHECKPOINT_PARTS = ('digest', 'precision', 'policy', 'optimiser', 'updates', 'metrics', 'own')
@@ -302,10 +268,10 @@ def check_checkpoint(self:Learner, state, path):
     require(known, f'run that {path} belongs to', state['digest'],
             f'{self.digest()}, this config and seeds; move the folder away to start afresh')
     updates = integer(state['updates'], f'updates in {path}', 0)
-    fits = dict(policy=_policy_fits(self, state['policy']),
-                metrics=_metrics_fit(self, state['metrics'], updates),
-                own=_alike(self.own_state(), state['own']),
-                optimiser=not updates or _optimiser_fits(self, state['optimiser']))
+    fits = dict(policy=policy_fits(self, state['policy']),
+                metrics=metrics_fit(self, state['metrics'], updates),
+                own=is_alike(self.own_state(), state['own']),
+                optimiser=not updates or optimiser_fits(self, state['optimiser']))
     wrong = ', '.join(part for part, fit in fits.items() if not fit)
     require(not wrong, f'parts of {path}', f'not those of such a run: {wrong}',
             'what was written; remove the file to train this agent again')
@@ -384,6 +350,7 @@ def resume(learner, folder) -> Learner:
     except FileNotFoundError: pass
     return learner
 
+# %% ../../nbs/agents/12_training.ipynb #cd1e3afe
 @patch
 def before_round(self:Learner, folder):
     "Called before each round; the place to keep a copy of the policy as it is"

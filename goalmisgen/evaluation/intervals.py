@@ -21,8 +21,8 @@ class Estimate:
     n:int # Agents that count
 
     def __format__(self, spec):
-        one = lambda x: format(x, spec or '.2f')
-        return f'{one(self.value)} ({one(self.low)} to {one(self.high)})'
+        value,low,high = (format(x, spec or '.2f') for x in (self.value, self.low, self.high))
+        return f'{value} ({low} to {high})'
 
     def __str__(self): return f'{self:.2f}, n = {self.n}'
 

@@ -220,7 +220,8 @@ def evaluate_population(folder, # Agents: `agent-*/`, or published `<date>__seed
     name = folder.resolve().name if population is None else population
     plan = EvaluationPlan(agents, settings, name, protocol, Path(out).expanduser(), lengths)
     _check_plan(plan)
-    missing = {run: n for run in agents if (n := _num_missing(plan, run))}
+    missing = {run: _num_missing(plan, run) for run in agents}
+    missing = {run: n for run,n in missing.items() if n}
     _claim(plan, folder)
     for text in departures(plan.files, settings): warnings.warn(f'{folder}: {text}', stacklevel=2)
     if progress and missing: _announce(plan, missing)

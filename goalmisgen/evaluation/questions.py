@@ -10,11 +10,12 @@ __all__ = ['PUBLISHED_SEEDS', 'MAX_SEEDS', 'LEVELS_PER_RENDER', 'Setting', 'chec
 import numpy as np, re, reprlib
 from dataclasses import dataclass, fields, replace
 from fastcore.basics import patch
-from ..core import integer, require
+from typing import Annotated
+from ..core import OneOf, check_fields, integer, require
 from ..env.levels import DUEL, Levels, census, distinct_levels, generate
 from ..env.objects import BACKGROUNDS, GoalObject
 from ..env.render import Renderer
-from ..env.rendered import RenderedLevels, render_levels
+from ..env.rendered import RenderedLevels
 
 # %% ../../nbs/evaluation/18_questions.ipynb #d02f2be7
 @dataclass(frozen=True)
@@ -22,13 +23,13 @@ class Setting:
     "Two objects to choose between. `ValueError` on an unknown object or background"
     obj1:str # The first object, worth +10 in the paper's environment
     obj2:str # The second, worth -10; both end the episode
-    background:str = 'black' # black, grey or textured
+    background:Annotated[str, OneOf(*BACKGROUNDS)] = 'black' # black, grey or textured
 
     def __post_init__(self):
         for name in ('obj1','obj2'):
             plain = str(GoalObject.parse(getattr(self, name)))
             object.__setattr__(self, name, plain)
-        require(self.background in BACKGROUNDS, 'background', self.background, ', '.join(BACKGROUNDS))
+        check_fields(self)
 
     def __str__(self): return f'{self.obj1} vs {self.obj2} on {self.background}'
 
@@ -147,7 +148,7 @@ class RenderCache:
         "The levels in a setting, drawn or found"
         key = (setting, *(getattr(levels, f.name).tobytes() for f in fields(Levels)))
         rendered = self._drawn.pop(key, None)
-        if rendered is None: rendered = render_levels(levels, (setting.obj1,setting.obj2), setting.background)
+        if rendered is None: rendered = RenderedLevels(levels, setting.renderer(levels.size), DUEL.rewards)
         self._drawn[key] = rendered
         if len(self._drawn)>self.keep: self._drawn.pop(next(iter(self._drawn)))
         return rendered
