@@ -215,7 +215,7 @@ def test_a_checkpoint_of_before_goes_on(tmp_path):
     state['digest'] = digest([dict(to_dict(c), windows=True), to_dict(Seeds(2))])
     save_sealed(state, tmp_path/'old.pt')
     theirs.load(tmp_path/'old.pt')
-    assert ours.learn()==theirs.learn()
+    assert repr(ours.learn())==repr(theirs.learn()), 'also where a mean is nan'
     assert all(torch.equal(a, b) for a, b in zip(ours.policy.state_dict().values(), theirs.policy.state_dict().values()))
     for broken in (dict(place=[]), dict(place=[1, 2]), dict(moments=3), dict(moments=[1])):
         save_sealed(dict(state, own=dict(state['own'], **broken)), tmp_path/'broken.pt')
