@@ -95,7 +95,7 @@ def population_map(novices=MAP_NOVICES, gamers=MAP_GAMERS, qs=(1., .5, .25, .125
 # %% ../../nbs/quantilizers/66_car_study.ipynb #a5c9d833
 CHAIN_DRIVERS = {'pumper': (.8, .9, 1.), 'novice': (.3, .45, .6), 'gamer': (.9,)} # Skills of each kind, in equal shares
 
-# %% ../../nbs/quantilizers/66_car_study.ipynb #535e02b8
+# %% ../../nbs/quantilizers/66_car_study.ipynb #cc519727
 def exact_population_map(novices=MAP_NOVICES, gamers=MAP_GAMERS, amounts=(.7, 1.4, 2.1, 2.8), size=(91,71), width:float=1., each=lambda row: None):
     "Ideal ways to lean on mixtures of drivers that are chains, exactly: a row for each mixture, way and KL (0 is the mixture itself)"
     chain = car_chain(*size)
@@ -105,7 +105,7 @@ def exact_population_map(novices=MAP_NOVICES, gamers=MAP_GAMERS, amounts=(.7, 1.
         each(kind)
     rows = []
     for novice,gamer in itertools.product(novices, gamers):
-        mixed = mixed_table([tables[kind] for kind in ('pumper','novice','gamer')], (1-novice-gamer, novice, gamer))
+        mixed = mixed_table([tables[kind] for kind in ('pumper','novice','gamer')], (max(0., 1-novice-gamer), novice, gamer))
         rows.append(dict(novices=novice, gamers=gamer, way='base', kl=0., true=mixed.prob @ mixed.true, proxy=mixed.prob @ mixed.proxy))
         curves = divergence_curves(mixed, amounts).assign(novices=novice, gamers=gamer)
         rows += curves[['novices','gamers','way','kl','true','proxy']].to_dict('records')

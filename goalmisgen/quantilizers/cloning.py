@@ -95,18 +95,18 @@ def fit_clones(parts, # list of M pairs: observations float32 (S, d), keys int (
     for parameter in parameters: parameter.requires_grad_(False)
     return clones
 
-# %% ../../nbs/quantilizers/62_cloning.ipynb #6d189520
+# %% ../../nbs/quantilizers/62_cloning.ipynb #863f3fc4
 def _joined(parts):
     "All parts in one list, each once: observations and keys as tensors, and where each network's begin and how many they are, int64 (M,)"
     places,arrays,offset = {}, [], 0
     for part in parts:
-        if id(part[0]) in places: continue
-        places[id(part[0])] = offset
+        if (id(part[0]), id(part[1])) in places: continue
+        places[id(part[0]), id(part[1])] = offset
         arrays.append(part)
         offset += len(part[0])
     observations = torch.from_numpy(np.concatenate([np.asarray(a, np.float32) for a,_ in arrays]))
     keys = torch.from_numpy(np.concatenate([np.asarray(k, np.int64) for _,k in arrays]))
-    return observations, keys, np.array([places[id(part)] for part,_ in parts]), np.array([len(part) for part,_ in parts])
+    return observations, keys, np.array([places[id(part), id(keys)] for part,keys in parts]), np.array([len(part) for part,_ in parts])
 
 # %% ../../nbs/quantilizers/62_cloning.ipynb #33a5efb5
 MODES = ('argmax', 'sampled', 'expected')

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PARKED_FROM', 'AT_WALL', 'drive_kl', 'drive_chi2', 'greatest_weight', 'drive_costs', 'excess_share', 'visit_chi2',
-           'grade', 'grade_all', 'effective_sample_size']
+           'grade', 'grade_all', 'effective_sample_size', 'proxy_error', 'tail_index']
 
 # %% ../../nbs/quantilizers/65_grades.ipynb #cfecb5c0
 import numpy as np
@@ -95,3 +95,23 @@ def grade_all(chain:CarChain, quantilizers, mode:str='sampled') -> list:
 def effective_sample_size(n:int, log_chi2:float) -> float:
     "What `n` drives of the base are worth for a policy at log(1 + chi2)"
     return float(n*np.exp(-log_chi2))
+
+# %% ../../nbs/quantilizers/65_grades.ipynb #1cf1059c
+def proxy_error(true, proxy): # float (N,) each
+    "What a line through the true returns does not explain of the proxy returns, in units of its standard deviation: float64 (N,)"
+    true,proxy = np.asarray(true, np.float64), np.asarray(proxy, np.float64)
+    require(true.shape==proxy.shape and len(true)>2, 'returns', (true.shape, proxy.shape), 'as many of each, three or more')
+    slope,offset = np.polyfit(true, proxy, 1)
+    error = proxy-offset-slope*true
+    return error/max(error.std(), 1e-12)
+
+def tail_index(errors, share:float=.1, resamples:int=200, seed:int=0) -> dict: # errors: float (N,)
+    "Shape of the Pareto tail of the greatest `share` of errors, with a 95 % bootstrap interval"
+    from scipy.stats import genpareto
+    errors = np.sort(np.asarray(errors, np.float64))
+    many = int(share*len(errors))
+    require(many>=20, 'errors in the tail', many, 'at least 20')
+    excess,rng = errors[-many:]-errors[-many-1], np.random.default_rng(seed)
+    def shape(values): return float(genpareto.fit(values, floc=0)[0])
+    low,high = np.quantile([shape(rng.choice(excess, many)) for _ in range(resamples)], [.025,.975])
+    return dict(shape=shape(excess), low=float(low), high=float(high), n=many)

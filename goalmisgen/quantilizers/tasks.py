@@ -115,12 +115,12 @@ def gravity(position): # float64 (...)
     pull = np.fromiter(map(math.cos, (3*position).ravel().tolist()), np.float64, position.size)
     return (pull*-.0025).reshape(position.shape)
 
-# %% ../../nbs/quantilizers/60_tasks.ipynb #25e0a085
+# %% ../../nbs/quantilizers/60_tasks.ipynb #0cbe18ad
 def car_step(position, # float64 (...), one number a car
              velocity, # float64 (...)
              key): # int (...): 0 left, 1 none, 2 right
     "One step of many cars: new positions and velocities, float64, and whether each has reached the flag, bool"
-    velocity = np.clip(velocity + ((np.asarray(key)-1)*.001 + gravity(position)), -TOP_SPEED, TOP_SPEED)
+    velocity = np.clip(velocity + ((np.asarray(key, np.int64)-1)*.001 + gravity(position)), -TOP_SPEED, TOP_SPEED)
     position = np.clip(position+velocity, LEFT_WALL, RIGHT_WALL)
     velocity = np.where((position==LEFT_WALL) & (velocity<0), 0., velocity)
     return position, velocity, (position>=FLAG) & (velocity>=0)
