@@ -105,7 +105,8 @@ def next_levels(self:ExactPPO):
     num_levels = len(self.world.prob)
     n = min(self.config.levels_per_solve, num_levels)
     if len(self.order)<n: self.order = torch.randperm(num_levels, generator=self.order_rng)
-    levels, self.order = self.order[:n], self.order[n:]
+    levels = self.order[:n]
+    self.order = self.order[n:]
     return levels.to(self.device)
 
 # %% ../../nbs/agents/14_exact_ppo.ipynb #27abd2cd

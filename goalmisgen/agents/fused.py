@@ -19,7 +19,8 @@ from ..kernels.patches import fold_table, matrix_tables, packed
 from ..kernels.patches import padded_pixels, partial_sums, spread_table
 
 # %% ../../nbs/agents/17_fused.ipynb #5654dda7
-OLDEST_TRITON, SHARED_BYTES = (3, 6), 128*1024
+OLDEST_TRITON = (3, 6)
+SHARED_BYTES = 128*1024
 NEEDS = 'the fused network needs Triton, which PyTorch for CUDA on Linux has: pip install "triton>=3.6"'
 
 def _triton_fits():
@@ -110,7 +111,8 @@ class FusedImpala:
     "The IMPALA network for up to `capacity` frames. `ImportError` without Triton, `ValueError` on bad input"
     def __init__(self, capacity:int, device='cuda', dtype=torch.bfloat16, launches:dict|None=None):
         if not _triton_fits(): raise ImportError(NEEDS)
-        self.device, self.dtype = torch.device(device), dtype
+        self.device = torch.device(device)
+        self.dtype = dtype
         runs = self.device.type=='cuda' or not forth.COMPILED
         require(runs, 'device', str(device), 'a CUDA device (or any with TRITON_INTERPRET=1)')
         require(dtype in (torch.bfloat16, torch.float32), 'dtype', dtype, 'torch.bfloat16 or torch.float32')
@@ -137,13 +139,16 @@ def _rounded(self:FusedImpala, frames):
 def _make_buffers(self:FusedImpala):
     "Activations, gradients and the programs' own areas"
     frames = self._rounded(self.capacity)
-    self.maps, self.slopes, self.place = {}, {}, {}
+    self.maps = {}
+    self.slopes = {}
+    self.place = {}
     for b, (height, _, channels) in enumerate(BLOCKS, 1):
         size = padded_pixels(frames, height)*channels
         self.maps[b] = [self._zeros(size) for _ in range(5)]
         self.slopes[b] = [self._zeros(size) for _ in range(2)]
         self.place[b] = self._zeros((frames*height**2 + 2*height)*channels, dtype=torch.uint8)
-    self.features, self.features_slope = self._zeros(frames*256), self._zeros(frames*256)
+    self.features = self._zeros(frames*256)
+    self.features_slope = self._zeros(frames*256)
     self.answers = self._zeros(self.capacity, 16, dtype=torch.float32)
     self.scratch_size = {k: -(-n//64)*64 for k,n in SCRATCH.items()}
     room = {k: self.launches[k].programs*n for k,n in self.scratch_size.items()}
@@ -157,7 +162,8 @@ def _make_tables(self:FusedImpala):
     "Matrices and sums, and the tables that say where they come from and go to"
     on_device = lambda a: torch.from_numpy(np.ascontiguousarray(a, np.int32)).to(self.device)
     table, slices = packed(matrix_tables(self.launches))
-    self.places, self.entries = on_device(table), self._zeros(len(table))
+    self.places = on_device(table)
+    self.entries = self._zeros(len(table))
     self.matrices = {k: self.entries[s] for k,s in slices.items()}
     partials = partial_sums(self.launches)
     ends = np.cumsum([0, *(p.programs*p.size for p in partials.values())]).tolist()
@@ -191,10 +197,13 @@ def _own(self:FusedImpala, name):
 def _head_of_block(self:FusedImpala, b, count):
     "Convolution and pool"
     layer = f'embedder.block{b}.conv'
-    weight, bias = self.matrices[layer,'forward'], self.matrices[layer,'bias']
+    weight = self.matrices[layer,'forward']
+    bias = self.matrices[layer,'bias']
     out = weight, bias, self.maps[b][0], self.place[b], count
-    name, tiles = f'pool{b}' if b>1 else 'first', ('BM','PM')
-    own, programs = self._own(name), self.launches[name].programs
+    name = f'pool{b}' if b>1 else 'first'
+    tiles = ('BM','PM')
+    own = self._own(name)
+    programs = self.launches[name].programs
     if b==1:
         args = self.frames, self.ids, *out, *own
         self._start(forth.conv_pool_frames, name, programs, *args, tiles=tiles)
@@ -207,12 +216,14 @@ def _head_of_block(self:FusedImpala, b, count):
 @patch
 def _residual_blocks(self:FusedImpala, b, count):
     "Both residual blocks: maps 0 to 2, and 2 to 4"
-    (height, _, channels), name = BLOCKS[b-1], f'res{b}'
+    height, _, channels = BLOCKS[b-1]
+    name = f'res{b}'
     c, m = self.launches[name], self.maps[b]
     for i, block in enumerate(('res1','res2')):
         for step, x, out in ((1, m[2*i], m[2*i+1]), (2, m[2*i+1], m[2*i+2])):
             layer = f'embedder.block{b}.{block}.conv{step}'
-            weight, bias = self.matrices[layer,'forward'], self.matrices[layer,'bias']
+            weight = self.matrices[layer,'forward']
+            bias = self.matrices[layer,'bias']
             args = x, weight, bias, m[2*i], out, count, c.programs
             first = step==1
             sizes = dict(H=height, C=channels, PY=c.patch_rows, RELU_IN=first, RELU_OUT=first, SKIP=not first)
@@ -227,7 +238,9 @@ def forward(self:FusedImpala,
     count # How many, int32 () on the device
     ):
     "Logits and value float32 (capacity, 16), zeros beyond `count`, in a buffer that the next call overwrites"
-    self.frames, self.ids, self.count = frames, ids, count
+    self.frames = frames
+    self.ids = ids
+    self.count = count
     n = len(self.places)
     forth.gather[(triton.cdiv(n, 1024),)](flat, self.places, self.entries, n, BLOCK=1024, num_warps=4)
     for b in (1,2,3):
@@ -240,7 +253,8 @@ def forward(self:FusedImpala,
 @patch
 def _answer(self:FusedImpala, count):
     "From the last maps to features and answers"
-    m, c = self.matrices, self.launches['features']
+    m = self.matrices
+    c = self.launches['features']
     args = self.maps[3][4], m['features','forward'], m['features','bias'], self.features, count
     grid = triton.cdiv(self.capacity, c.rows), 256//c.columns
     self._start(forth.features, 'features', grid, *args, tiles=('BM','BN','BK'))
@@ -252,11 +266,16 @@ def _answer(self:FusedImpala, count):
 @patch
 def _answers_back(self:FusedImpala, slope, grad):
     "From the answers to the last maps"
-    m, h, dh, count, last = self.matrices, self.features, self.features_slope, self.count, self.maps[3][4]
+    m = self.matrices
+    h = self.features
+    dh = self.features_slope
+    count = self.count
+    last = self.maps[3][4]
     programs = self.launches['answers_back'].programs
     args = slope, h, m['answers','forward'], dh, self.parts['answers'], count, programs
     self._start(back.answers_back, 'answers_back', programs, *args)
-    c, start = self.launches['features_weight'], STARTS['embedder.fc.weight']
+    c = self.launches['features_weight']
+    start = STARTS['embedder.fc.weight']
     args = dh, last, grad[start:start+256*2048], count
     grid = 256//c.rows, 2048//c.columns
     self._start(back.features_weight, 'features_weight', grid, *args, tiles=('BM','BN','BK'))
@@ -268,12 +287,16 @@ def _answers_back(self:FusedImpala, slope, grad):
 @patch
 def _residual_blocks_back(self:FusedImpala, b):
     "From map 4 of a block to map 0; the gradient of each residual block's output makes way for its input's"
-    (height, _, channels), name = BLOCKS[b-1], f'back{b}'
-    c, m, (d, e) = self.launches[name], self.maps[b], self.slopes[b]
+    height, _, channels = BLOCKS[b-1]
+    name = f'back{b}'
+    c = self.launches[name]
+    m = self.maps[b]
+    d, e = self.slopes[b]
     for i, block in ((1,'res2'), (0,'res1')):
         for step, slope, x, out in ((2, d, m[2*i+1], e), (1, e, m[2*i], d)):
             layer = f'embedder.block{b}.{block}.conv{step}'
-            weight, part = self.matrices[layer,'back'], self.parts[layer]
+            weight = self.matrices[layer,'back']
+            part = self.parts[layer]
             args = slope, x, weight, d, out, self.place[b], part, self.count, out, 0, c.programs
             sizes = dict(H=height, CD=channels, CX=channels, PY=c.patch_rows)
             todo = dict(RELU=True, SKIP=step==1, UNPOOL=False)
@@ -283,14 +306,21 @@ def _residual_blocks_back(self:FusedImpala, b):
 @patch
 def _head_of_block_back(self:FusedImpala, b):
     "From map 0 of a block through its pool and convolution to the block before"
-    layer, name, tiles = f'embedder.block{b}.conv', f'unpool{b}' if b>1 else 'first_back', ('BM','PM')
-    d, part, own, c = self.slopes[b][0], self.parts[layer], self._own(name), self.launches[name]
+    layer = f'embedder.block{b}.conv'
+    name = f'unpool{b}' if b>1 else 'first_back'
+    tiles = ('BM','PM')
+    d = self.slopes[b][0]
+    part = self.parts[layer]
+    own = self._own(name)
+    c = self.launches[name]
     if b==1:
         args = self.frames, self.ids, d, self.place[1], part, self.count
         self._start(back.conv_back_frames, name, c.programs, *args, *own, tiles=tiles)
     else:
         height, before, channels = BLOCKS[b-1]
-        x, weight, dx = self.maps[b-1][4], self.matrices[layer,'back'], self.slopes[b-1][0]
+        x = self.maps[b-1][4]
+        weight = self.matrices[layer,'back']
+        dx = self.slopes[b-1][0]
         args = d, x, weight, d, dx, self.place[b], part, self.count
         sizes = dict(H=2*height, CD=channels, CX=before, PY=c.patch_rows, RELU=False, SKIP=False, UNPOOL=True)
         self._start(back.conv_back, name, c.programs, *args, *own, tiles=tiles, **sizes)
@@ -306,7 +336,8 @@ def backward(self:FusedImpala,
     for b in (3,2,1):
         self._residual_blocks_back(b)
         self._head_of_block_back(b)
-    blocks, n = len(self.blocks[0]), len(self.goals)
+    blocks = len(self.blocks[0])
+    n = len(self.goals)
     self._start(back.fold, 'fold', blocks, self.partials, *self.blocks, self.sums, tiles=('BM','BN'))
     args = self.sums, self.sources, self.goals, grad, n
     back.spread[(triton.cdiv(n, 256),)](*args, SOURCES=4, BLOCK=256, num_warps=4)
@@ -314,7 +345,8 @@ def backward(self:FusedImpala,
 # %% ../../nbs/agents/17_fused.ipynb #87eddabb
 class FusedNetwork:
     "The network in fused kernels. `ImportError` without Triton, `ValueError` on a device without CUDA"
-    name, work_by = 'fused', 'count' # What its work grows with: not with padded ids
+    name = 'fused' # As manifests call it
+    work_by = 'count' # What its work grows with: not with padded ids
 
     def __init__(self, policy, frames, autocast, capacity:int=8192, launches:dict|None=None):
         shapes = {k: tuple(p.shape) for k,p in policy.named_parameters()}
@@ -324,7 +356,8 @@ class FusedNetwork:
         require(fits, 'frames', f'{frames.dtype} {tuple(frames.shape)}', 'contiguous uint8 (S, 64, 64, 3)')
         with autocast(): short = torch.is_autocast_enabled(frames.device.type)
         dtype = torch.bfloat16 if short else torch.float32
-        self.policy, self.frames = policy, frames
+        self.policy = policy
+        self.frames = frames
         capacity = min(integer(capacity, 'capacity', 1), max(len(frames), 256))
         self.fused = FusedImpala(capacity, frames.device, dtype, launches)
         self.slope = torch.zeros((self.fused.capacity,16), device=frames.device)

@@ -27,8 +27,10 @@ class ResidualBlock(nn.Module):
     "ReLU, convolution, ReLU, convolution, plus the input: (B, C, H, W) to the same"
     def __init__(self, channels):
         super().__init__()
-        self.relu1,self.conv1 = nn.ReLU(), nn.Conv2d(channels, channels, 3, padding=1)
-        self.relu2,self.conv2 = nn.ReLU(), nn.Conv2d(channels, channels, 3, padding=1)
+        self.relu1 = nn.ReLU()
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.relu2 = nn.ReLU()
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
         self.add = Add()
 
     def forward(self, x):
@@ -40,8 +42,10 @@ class ImpalaBlock(nn.Module):
     "Convolution, halving of the picture, two residual blocks: (B, C, H, W) to (B, channels, H/2, W/2)"
     def __init__(self, in_channels, channels):
         super().__init__()
-        self.conv,self.pool = nn.Conv2d(in_channels, channels, 3, padding=1), nn.MaxPool2d(3, 2, 1)
-        self.res1,self.res2 = ResidualBlock(channels), ResidualBlock(channels)
+        self.conv = nn.Conv2d(in_channels, channels, 3, padding=1)
+        self.pool = nn.MaxPool2d(3, 2, 1)
+        self.res1 = ResidualBlock(channels)
+        self.res2 = ResidualBlock(channels)
 
     def forward(self, x):
         "float (B, C, H, W) to (B, channels, H/2, W/2)"
@@ -53,8 +57,12 @@ class ImpalaCNN(nn.Module):
     def __init__(self, scale:int=1): # Times the usual channels
         super().__init__()
         a,b = 16*scale, 32*scale
-        self.block1,self.block2,self.block3 = ImpalaBlock(3,a), ImpalaBlock(a,b), ImpalaBlock(b,b)
-        self.relu3,self.fc,self.relufc = nn.ReLU(), nn.Linear(b*8*8, 256), nn.ReLU()
+        self.block1 = ImpalaBlock(3,a)
+        self.block2 = ImpalaBlock(a,b)
+        self.block3 = ImpalaBlock(b,b)
+        self.relu3 = nn.ReLU()
+        self.fc = nn.Linear(b*8*8, 256)
+        self.relufc = nn.ReLU()
 
     def forward(self, x):
         "float (B, 3, 64, 64) to (B, 256)"
@@ -62,7 +70,8 @@ class ImpalaCNN(nn.Module):
         return self.relufc(self.fc(x.flatten(1)))
 
 # %% ../../nbs/agents/10_impala.ipynb #5c07673a
-NUM_ACTIONS,MAX_SCALE = 15, 8
+NUM_ACTIONS = 15
+MAX_SCALE = 8
 _GLOBAL_RNG = threading.Lock() # PyTorch's layers draw from one generator, which threads share
 
 class Policy(nn.Module):
@@ -70,11 +79,13 @@ class Policy(nn.Module):
     def __init__(self, seed:int=0, # 0 <= seed < 2**63
                  scale:int=1): # Times the usual channels, 1 to 8
         super().__init__()
-        seed,scale = integer(seed, 'seed', 0, 2**63-1), integer(scale, 'scale', 1, MAX_SCALE)
+        seed = integer(seed, 'seed', 0, 2**63-1)
+        scale = integer(scale, 'scale', 1, MAX_SCALE)
         with _GLOBAL_RNG, torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.embedder = ImpalaCNN(scale)
-            self.fc_policy,self.fc_value = nn.Linear(256, NUM_ACTIONS), nn.Linear(256, 1)
+            self.fc_policy = nn.Linear(256, NUM_ACTIONS)
+            self.fc_value = nn.Linear(256, 1)
             for m in self.embedder.modules():
                 if isinstance(m, (nn.Conv2d,nn.Linear)): nn.init.xavier_uniform_(m.weight)
             nn.init.orthogonal_(self.fc_policy.weight, .01)
@@ -93,7 +104,8 @@ class Policy(nn.Module):
     def answers(self, h):
         """Action logits (B, 15) and values (B,) from the picture's features (B, 256);
         float32 (float64 if the weights are)"""
-        logits,value = self.fc_policy(h), self.fc_value(h)[:,0]
+        logits = self.fc_policy(h)
+        value = self.fc_value(h)[:,0]
         return (logits.float(), value.float()) if value.dtype==torch.bfloat16 else (logits, value)
 
     def forward(self,

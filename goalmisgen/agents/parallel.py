@@ -33,7 +33,8 @@ class ParallelTrainer:
         slots:int=8, # Agents side by side
         streams:int=2, # Agents whose gradient steps overlap
         network=PlainNetwork): # Class that runs the network
-        self.config, self.device = config, torch.device(device)
+        self.config = config
+        self.device = torch.device(device)
         self.slots = integer(slots, 'slots', 1, 1024)
         self.num_streams = integer(streams, 'streams', 1, 64)
         self.streams = [] # All that were made
@@ -43,7 +44,8 @@ class ParallelTrainer:
         self.machine = dict(device=card, network=network.name)
         num_parameters = sum(p.numel() for p in Policy(0).parameters())
         self.flat, self.m, self.v = (self.room(self.slots, num_parameters) for _ in range(3))
-        self.step_count, self.lr = self.room(self.slots), self.room(self.slots)
+        self.step_count = self.room(self.slots)
+        self.lr = self.room(self.slots)
 
     def __init_subclass__(cls, config, **kwargs):
         super().__init_subclass__(**kwargs)
@@ -119,7 +121,8 @@ def write_back(self:ParallelTrainer, slot:int):
     self.write_policy(slot)
     params = list(learner.policy.parameters())
     sizes = [p.numel() for p in params]
-    first, second = self.m[slot].cpu().split(sizes), self.v[slot].cpu().split(sizes)
+    first = self.m[slot].cpu().split(sizes)
+    second = self.v[slot].cpu().split(sizes)
     step = self.step_count[slot].cpu()
     state = {}
     for i, (p, m, v) in enumerate(zip(params, first, second)):
@@ -174,7 +177,8 @@ def _learner_at(parallel, seeds, folder):
     """An agent as its folder has it, or a new one. `ValueError` if its checkpoint is damaged,
     or of another precision"""
     learner = parallel.new_learner(seeds)
-    learner.precision, learner.machine = parallel.precision, parallel.machine
+    learner.precision = parallel.precision
+    learner.machine = parallel.machine
     resume(learner, folder)
     same = learner.precision==parallel.precision
     require(same, f'precision of {folder}', learner.precision, f'{parallel.precision}, as the others here')
@@ -189,7 +193,9 @@ def _complete(learner, folder, fared):
 class SlotQueue:
     "Agents that wait for a slot, made ready by other threads"
     def __init__(self, parallel, seeds, folder, executor):
-        self.parallel, self.folder, self.executor = parallel, folder, executor
+        self.parallel = parallel
+        self.folder = folder
+        self.executor = executor
         self.waiting = list(seeds)
         self.ready = [] # pairs of seeds and a future of the learner
         self.failed = {} # seed to error text

@@ -44,7 +44,8 @@ def ask_all(self:ExactWorkspace):
 def gradient_step(self:ExactWorkspace):
     "One step of Adam on the chosen states"
     c = self.config
-    old_log_probs, advantages = self.old_log_probs[self.chosen], self.advantages[self.chosen]
+    old_log_probs = self.old_log_probs[self.chosen]
+    advantages = self.advantages[self.chosen]
     everyone = torch.full((), c.batch_size, device=self.chosen.device)
     out = self.network(self.states[self.chosen], everyone).requires_grad_()
     loss, metrics = exact_loss(out[:,:NUM_ACTIONS].log_softmax(1), old_log_probs, advantages, self.share, c)
@@ -61,8 +62,10 @@ class ParallelExactPPO(ParallelTrainer, config=ExactPPOConfig):
                  network=PlainNetwork): # as `ParallelTrainer`
         super().__init__(config, device, slots, streams, network)
         # of the device, and of the learners
-        self.world, self.home = ExactWorld(config, device), ExactWorld(config)
-        self.table, self.level_prob = self.world.table, self.world.prob
+        self.world = ExactWorld(config, device)
+        self.home = ExactWorld(config)
+        self.table = self.world.table
+        self.level_prob = self.world.prob
         self.frames = self.world.rendered.all_frames()
         self.levels_per_solve = min(config.levels_per_solve, len(self.table.levels))
         self.capacity = self._capacity()
@@ -125,7 +128,8 @@ def _solve(self:ParallelExactPPO, levels, states) -> dict:
 def _choose(self:ParallelExactPPO, slot, weights):
     """The states of each gradient step of a round, and their shares:
     int64 (n, batch_size), float32 (n, batch_size)"""
-    c, learner = self.config, self.learners[slot]
+    c = self.config
+    learner = self.learners[slot]
     n = min(c.updates_per_solve, c.updates-learner.updates)
     chosen = torch.zeros((n, c.batch_size), dtype=torch.int64)
     share = torch.zeros((n, c.batch_size))
@@ -141,7 +145,8 @@ def _choose(self:ParallelExactPPO, slot, weights):
 @patch
 def _rates(self:ParallelExactPPO, slot, n):
     "The learning rates of a round's gradient steps: float32 (n,)"
-    c, made = self.config, self.learners[slot].updates
+    c = self.config
+    made = self.learners[slot].updates
     return torch.tensor([c.lr*(1-(made+k)/c.updates) for k in range(n)])
 
 @patch

@@ -126,7 +126,10 @@ ROLLOUT_METRICS = ('episodes', 'episode_length', 'success', 'explained_variance'
 @patch
 def _make_room(self:ParallelPPO):
     "The arrays of all slots"
-    A, N, T, S = self.slots, self.config.num_envs, self.config.rollout, len(self.frames)
+    A = self.slots
+    N = self.config.num_envs
+    T = self.config.rollout
+    S = len(self.frames)
     for name in ('state', 'time', 'used', 'before_last', 'won_last'): setattr(self, name,
                                                                               self.room(A, N,
                                                                                         dtype=torch.int64))
@@ -135,7 +138,8 @@ def _make_room(self:ParallelPPO):
     self.moments = torch.tensor([[0., 1., 1e-4]]*A, dtype=torch.float64, device=self.device)
     self.uniforms = self.room(A, T, N)
     self.queue = self.room(T+1, A, N, dtype=torch.int64)
-    self.log_probs, self.values = self.room(A, S, NUM_ACTIONS), self.room(A, S)
+    self.log_probs = self.room(A, S, NUM_ACTIONS)
+    self.values = self.room(A, S)
     self.batch = empty_batch(self.room, A, T*N)
     self.rollout_metrics = self.room(A, len(ROLLOUT_METRICS), dtype=torch.float64)
     self.level_seeds = [None]*A # int64 (n, N) for each slot, as far as they were drawn
@@ -146,7 +150,8 @@ def _make_room(self:ParallelPPO):
 def enter(self:ParallelPPO, slot:int, learner:PPO):
     "Put an agent into a slot"
     ParallelTrainer.enter(self, slot, learner)
-    env, scale = learner.env.state_dict(), learner.reward_scale
+    env = learner.env.state_dict()
+    scale = learner.reward_scale
     self.used[slot] = env['used'].to(self.device)
     self.time[slot] = env['time'].to(self.device)
     self.state[slot] = learner.env.state.to(self.device)
@@ -162,8 +167,10 @@ def write_back(self:ParallelPPO, slot:int):
     learner = self.learners[slot]
     mean, var, count = self.moments[slot].tolist()
     learner.reward_scale.load_state_dict(dict(ret=self.ret[slot].cpu(), mean=mean, var=var, count=count))
-    table, state = learner.env.table, self.state[slot].cpu()
-    used, before = self.used[slot].cpu(), self.before_last[slot].cpu()
+    table = learner.env.table
+    state = self.state[slot].cpu()
+    used = self.used[slot].cpu()
+    before = self.before_last[slot].cpu()
     seeds = self._level_seeds(slot, int(used.max())+1)
     learner.env.load_state_dict(dict(learner.env.state_dict(),
         used=used, cell=table.cell[state], facing=table.facing[state], time=self.time[slot].cpu(),
@@ -192,7 +199,8 @@ def draw_round(config:PPOConfig, rng_state) -> Draws:
 def _level_seeds(self:ParallelPPO, slot, n):
     "The first `n` level seeds, or more, of a slot's environments: int64 (≥n, N)"
     if self.level_seeds[slot] is None or len(self.level_seeds[slot])<n:
-        c, seed = self.config, self.learners[slot].seeds.of('levels')
+        c = self.config
+        seed = self.learners[slot].seeds.of('levels')
         self.level_seeds[slot] = torch.as_tensor(level_seeds(seed, c.num_envs, max(512, 2*n), c.num_levels))
     return self.level_seeds[slot]
 
@@ -219,7 +227,8 @@ def ask_all(self:ParallelPPO, slot:int, workspace:PPOWorkspace):
 @patch
 def _play(self:ParallelPPO):
     "One rollout of all slots, and what is learned from it"
-    log_probs, values = self.log_probs.view(-1, NUM_ACTIONS), self.values.view(-1)
+    log_probs = self.log_probs.view(-1, NUM_ACTIONS)
+    values = self.values.view(-1)
     cumulative = log_probs.exp().cumsum(1)
     first_row = len(self.frames)*torch.arange(self.slots, device=self.device)[:,None]
     begun = self.used.clone()
@@ -279,10 +288,12 @@ def _by_slot(a):
 @patch
 def _judge(self:ParallelPPO, rollout:Rollout):
     "Fill `batch` and `rollout_metrics` from what was played, arrays (T, A, N)"
-    c, values = self.config, rollout.values
+    c = self.config
+    values = rollout.values
     rewards = self._scale_rewards(rollout.rewards, rollout.dones)
     estimates = advantages(rewards, values, rollout.dones, c.gamma, c.gae_lambda)
-    returns, estimates = _by_slot(estimates+values[:-1]), _by_slot(estimates)
+    returns = _by_slot(estimates+values[:-1])
+    estimates = _by_slot(estimates)
     normalised = (estimates-estimates.mean(1, keepdim=True))/(estimates.std(1, keepdim=True)+1e-8)
     played = [_by_slot(a) for a in (rollout.ids, rollout.actions, rollout.log_probs, values[:-1])]
     batch = Batch(*played, normalised, returns)
@@ -368,7 +379,8 @@ def _draw_ahead(self:ParallelPPO, draws, executor):
 @patch
 def _note(self:ParallelPPO, slot, numbers, counts, draws):
     "Tell a slot's learner what happened; returns its metrics of this round"
-    learner, c = self.learners[slot], self.config
+    learner = self.learners[slot]
+    c = self.config
     found = dict(zip(UPDATE_METRICS+ROLLOUT_METRICS, numbers))
     lr = learner.current_lr
     learner.rng.set_state(draws.rng_state)

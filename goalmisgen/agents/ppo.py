@@ -78,9 +78,12 @@ def _check_config(c):
 class RewardScale:
     "Running normalisation of rewards (`VecNormalize` of OpenAI Baselines), in float64 on the CPU"
     def __init__(self, num_envs:int, gamma:float=.99, clip:float=10.):
-        self.gamma, self.clip = gamma, clip
+        self.gamma = gamma
+        self.clip = clip
         self.ret = torch.zeros(num_envs, dtype=torch.float64) # Discounted return of each environment so far
-        self.mean, self.var, self.count = 0., 1., 1e-4 # Of all returns so far
+        self.mean = 0. # Of all returns so far
+        self.var = 1.
+        self.count = 1e-4
 
     def __call__(self, rewards, dones):
         "Rewards float32 (T, N), and bool (T, N) where episodes ended, to scaled rewards float32 (T, N)"
@@ -208,12 +211,14 @@ def sample_actions(log_probs, uniforms):
 @patch
 def play(self:PPO, env) -> Rollout:
     "Play one rollout in `env` with the policy as it is"
-    T, N = self.config.rollout, self.config.num_envs
+    T = self.config.rollout
+    N = self.config.num_envs
     cache = RolloutCache(self, env)
     uniforms = torch.rand((T,N), generator=self.rng).to(self.device)
     steps = []
     for t in range(T):
-        ids, lengths = env.ids.clone(), env.time+1
+        ids = env.ids.clone()
+        lengths = env.time+1
         logits, values = cache(ids)
         log_probs = logits.log_softmax(1)
         actions = sample_actions(log_probs, uniforms[t])
@@ -354,7 +359,8 @@ def learn(self:PPO) -> dict:
 def upgrade_own_state(self:PPO, own:dict) -> dict:
     "What an older version wrote as `own_state`, as it would be now"
     envs = {name: getattr(self, name) for name in ('env', 'validation_env') if getattr(self, name)}
-    moments, places = own.get('moments'), own.get('place')
+    moments = own.get('moments')
+    places = own.get('place')
     if not isinstance(moments, list) or not isinstance(places, list) or len(places)!=len(envs): return own
     if not all(isinstance(place, dict) for place in places): return own
     rest = {name: value for name, value in own.items() if name not in ('moments', 'place')}
@@ -367,7 +373,8 @@ def upgrade_own_state(self:PPO, own:dict) -> dict:
 def passes_checkpoint(self:PPO) -> bool:
     "Has a fifth of the training just been passed (or another share, see `checkpoints`)?"
     c = self.config
-    now, before = self.env_steps, self.env_steps-c.num_envs*c.rollout
+    now = self.env_steps
+    before = self.env_steps-c.num_envs*c.rollout
     passed = now*c.checkpoints//c.env_steps > before*c.checkpoints//c.env_steps
     return bool(c.checkpoints) and (now==0 or passed)
 

@@ -111,7 +111,8 @@ class Learner:
     machine = {} # What the manifest says of how the network was run, beside versions
 
     def __init__(self, config, seeds:Seeds=Seeds(), device='cpu'):
-        self.config, self.seeds = config, seeds
+        self.config = config
+        self.seeds = seeds
         self.device = torch.device(device)
         self.policy = Policy(seeds.of('weights')).to(device)
         self.optimiser = torch.optim.Adam(self.policy.parameters(), lr=config.lr, eps=1e-5)
@@ -188,7 +189,8 @@ def load_own_state(self:Learner, state:dict):
     # these may refuse, so they come first
     have_own = [name for name in state if hasattr(getattr(self, name), 'load_state_dict')]
     for name in sorted(state, key=lambda name: name not in have_own):
-        old, new = getattr(self, name), state[name]
+        old = getattr(self, name)
+        new = state[name]
         if isinstance(old, torch.Generator): old.set_state(new)
         elif hasattr(old, 'load_state_dict'): old.load_state_dict(new)
         else: setattr(self, name, new.to(old.device) if isinstance(new, torch.Tensor) else new)

@@ -42,7 +42,8 @@ def _check_archive(data):
     "The pickle in an archive of `torch.save`; `ValueError` if it is compressed, damaged or something else"
     with zipfile.ZipFile(io.BytesIO(data)) as z:
         parts = z.infolist()
-        names,stored = [p.filename for p in parts], all(p.compress_type==zipfile.ZIP_STORED for p in parts)
+        names = [p.filename for p in parts]
+        stored = all(p.compress_type==zipfile.ZIP_STORED for p in parts)
         require(stored and sum(p.file_size for p in parts)<=len(data), 'archive', 'compressed',
                 'one as torch.save writes it')
         main = [n for n in names if n.rpartition('/')[2]=='data.pkl']
@@ -60,7 +61,10 @@ _PLAIN = {'collections': ('OrderedDict',), '_codecs': ('encode',), 'torch.nn.par
 def _referred(pickle, programs=1):
     """Names of what pickles refer to beside tensors, numbers and containers;
     `programs` of them, one after the other"""
-    found,strings,memo,file = set(), [], {}, io.BytesIO(pickle)
+    found = set()
+    strings = []
+    memo = {}
+    file = io.BytesIO(pickle)
     while programs and file.tell()<len(pickle):
         programs -= 1
         for op,arg,_ in pickletools.genops(file):
@@ -187,7 +191,8 @@ MAX_CHECKPOINT = 2**30 # Bytes
 def load_sealed(path):
     "What `save_sealed`, or `torch.save`, wrote. `ValueError` unless it is all there, as it was"
     data = read_bytes(path, MAX_CHECKPOINT)
-    sealed,bare = data[-86:-82]==_END and data==_seal(data[:-64]), data[-22:-18]==_END and data[-2:]==bytes(2)
+    sealed = data[-86:-82]==_END and data==_seal(data[:-64])
+    bare = data[-22:-18]==_END and data[-2:]==bytes(2)
     try:
         require(sealed or bare, 'fingerprint', data[-64:][:16], 'that of the content')
         return _from_torch(data)

@@ -90,8 +90,10 @@ class GraphedCall:
         changes, # List of the tensors that it changes
         stream=None, # CUDA stream; None on a CPU
         pool=None): # Of a graph's memory
-        self.fn, self.changes = fn, changes
-        self.stream, self.pool = stream, pool
+        self.fn = fn
+        self.changes = changes
+        self.stream = stream
+        self.pool = pool
         self.graph = None
 
     def __call__(self):
@@ -118,7 +120,9 @@ class PlainNetwork:
     def __init__(self, policy,
         frames, # uint8 (S, 64, 64, 3)
         autocast): # Gives a context to run the network in
-        self.policy, self.frames, self.autocast = policy, frames, autocast
+        self.policy = policy
+        self.frames = frames
+        self.autocast = autocast
 
     def __call__(self, ids, count):
         "Logits and value for the frames of `ids` int64 (C,): float32 (C, 16)"
@@ -150,7 +154,9 @@ class Workspace:
 
     def __init__(self, config, frames, autocast, stream=None,
                  network=PlainNetwork): # as `GraphedCall` and `PlainNetwork` take them
-        self.config, self.frames, self.stream = config, frames, stream
+        self.config = config
+        self.frames = frames
+        self.stream = stream
         self.network = network(Policy(0).to(frames.device), frames, autocast)
         self.flat, self.grad = flatten_parameters(self.network.policy)
         self.m = torch.zeros_like(self.flat) # Adam's moments

@@ -60,10 +60,17 @@ def unpool(d, place, frame, t, P:tl.constexpr, C:tl.constexpr, PM:tl.constexpr):
     py, px = m//P, m%P
     at = d + ((frame*(P+1) + py+1)*(P+1) + px+1)[:,None]*C + c[None,:]
     which = place + ((frame*P + py)*P + px)[:,None]*C + c[None,:]
-    below, places_below = at+(P+1)*C, which+P*C
-    d00, d01, d10, d11 = tl.load(at), tl.load(at+C), tl.load(below), tl.load(below+C) # 0 beyond the border,
-    a00, a01 = tl.load(which), tl.load(which+C) # whatever the places there may be
-    a10, a11 = tl.load(places_below), tl.load(places_below+C)
+    below = at+(P+1)*C
+    places_below = which+P*C
+    # 0 beyond the border, whatever the places there may be
+    d00 = tl.load(at)
+    d01 = tl.load(at+C)
+    d10 = tl.load(below)
+    d11 = tl.load(below+C)
+    a00 = tl.load(which)
+    a01 = tl.load(which+C)
+    a10 = tl.load(places_below)
+    a11 = tl.load(places_below+C)
     zero = tl.zeros((PM, C), tl.float32)
     u00 = tl.where(a00==4, d00, zero)
     u01 = tl.where(a00==5, d00, zero) + tl.where(a01==3, d01, zero)
@@ -103,11 +110,15 @@ def conv_back(d, x, w, skip, dx, place, part, count, scratch, SCRATCH, G, H:tl.c
     WHOLE:tl.constexpr = BM<=PATCHES
     K:tl.constexpr = 4*CD
     N:tl.constexpr = 2*PY*CX
-    pid, count = tl.program_id(0), tl.load(count)
+    pid = tl.program_id(0)
+    count = tl.load(count)
     k, n = tl.arange(0, K), tl.arange(0, N)
     w0, w1, w2, w3 = load_matrices(w, PY, K, N)
-    g0, g1, g2 = tl.zeros((K, N), tl.float32), tl.zeros((K, N), tl.float32), tl.zeros((K, N), tl.float32)
-    g3, total = tl.zeros((K, N), tl.float32), tl.zeros((N,), tl.float32)
+    g0 = tl.zeros((K, N), tl.float32)
+    g1 = tl.zeros((K, N), tl.float32)
+    g2 = tl.zeros((K, N), tl.float32)
+    g3 = tl.zeros((K, N), tl.float32)
+    total = tl.zeros((N,), tl.float32)
     inside = n//(2*CX)*(S*CX) + n%(2*CX)
     if UNPOOL: units, tiles, u = count, PATCHES//BM, scratch + pid.to(tl.int64)*SCRATCH
     else: units, tiles, u = tl.cdiv(count*PATCHES, BM), 1, d
@@ -135,7 +146,8 @@ def conv_back(d, x, w, skip, dx, place, part, count, scratch, SCRATCH, G, H:tl.c
 def conv_back_frames(frames, ids, d, place, part, count, scratch, SCRATCH, G, BM:tl.constexpr,
                      PM:tl.constexpr, PREC:tl.constexpr):
     "Sums over patches of 2 by 2 pixels of windows (4, 4, 4) times gradients (2, 2, 16), of a program"
-    pid, count = tl.program_id(0), tl.load(count)
+    pid = tl.program_id(0)
+    count = tl.load(count)
     x = scratch + pid.to(tl.int64)*SCRATCH
     u = x + 18*ROW
     k, c = tl.arange(0, 64), tl.arange(0, 16)
@@ -160,11 +172,13 @@ def conv_back_frames(frames, ids, d, place, part, count, scratch, SCRATCH, G, BM
 @triton.jit
 def answers_back(dout, h, w, dh, part, count, G, BM:tl.constexpr, PREC:tl.constexpr):
     "dh = (dout w') where h is positive; a program's sums of dout' h (16, 256), dout (16,) and dh (256,)"
-    pid, count = tl.program_id(0), tl.load(count)
+    pid = tl.program_id(0)
+    count = tl.load(count)
     n, k = tl.arange(0, 16), tl.arange(0, 256)
     matrix = tl.load(w + k[None,:]*16 + n[:,None])
     g = tl.zeros((16, 256), tl.float32)
-    total, total_h = tl.zeros((16,), tl.float32), tl.zeros((256,), tl.float32)
+    total = tl.zeros((16,), tl.float32)
+    total_h = tl.zeros((256,), tl.float32)
     for t in range(pid, tl.cdiv(count, BM), G):
         m = t*BM + tl.arange(0, BM)
         exists = (m<count)[:,None]
@@ -186,7 +200,9 @@ def answers_back(dout, h, w, dh, part, count, G, BM:tl.constexpr, PREC:tl.conste
 def features_weight(dh, x, out, count, BM:tl.constexpr, BN:tl.constexpr, BK:tl.constexpr, PREC:tl.constexpr):
     "Gradient of the weights: out (256, 2048) = dh' relu(x), columns in the parameter's order (channel, y, x)"
     count = tl.load(count)
-    m, j, k = tl.program_id(0)*BM+tl.arange(0, BM), tl.program_id(1)*BN+tl.arange(0, BN), tl.arange(0, BK)
+    m = tl.program_id(0)*BM+tl.arange(0, BM)
+    j = tl.program_id(1)*BN+tl.arange(0, BN)
+    k = tl.arange(0, BK)
     at = (j//256+1)*288 + 32 + j%256
     acc = tl.zeros((BM, BN), tl.float32)
     for i in range(tl.cdiv(count, BK)):
@@ -201,7 +217,9 @@ def features_weight(dh, x, out, count, BM:tl.constexpr, BN:tl.constexpr, BK:tl.c
 @triton.jit
 def features_back(dh, w, x, dx, part, count, G, BM:tl.constexpr, BK:tl.constexpr, PREC:tl.constexpr):
     "dx = (dh w') where x is positive, one of 8 rows of the padded map; and dx's sum over frames (256,)"
-    pid, y, count = tl.program_id(0), tl.program_id(1), tl.load(count)
+    pid = tl.program_id(0)
+    y = tl.program_id(1)
+    count = tl.load(count)
     n, k = tl.arange(0, 256), tl.arange(0, BK)
     total = tl.zeros((256,), tl.float32)
     for t in range(pid, tl.cdiv(count, BM), G):
@@ -223,8 +241,10 @@ def features_back(dh, w, x, dx, part, count, G, BM:tl.constexpr, BK:tl.constexpr
 def fold(part, begin, rows, stride, width, to, out, BM:tl.constexpr, BN:tl.constexpr):
     "Block i: out[to[i]:][:width[i]] = sum of rows[i] programs' sums, stride[i] apart from begin[i] on"
     i = tl.program_id(0)
-    begin, rows = tl.load(begin+i), tl.load(rows+i)
-    stride, width = tl.load(stride+i), tl.load(width+i)
+    begin = tl.load(begin+i)
+    rows = tl.load(rows+i)
+    stride = tl.load(stride+i)
+    width = tl.load(width+i)
     n = tl.arange(0, BN)
     acc = tl.zeros((BM, BN), tl.float32)
     for first in range(0, rows, BM):

@@ -93,7 +93,8 @@ def conv(x, w, b, skip, out, count, G, H:tl.constexpr, C:tl.constexpr, PY:tl.con
     PATCHES:tl.constexpr = H*H//(2*PY)
     K:tl.constexpr = 4*C
     N:tl.constexpr = 2*PY*C
-    pid, count = tl.program_id(0), tl.load(count)
+    pid = tl.program_id(0)
+    count = tl.load(count)
     k, n = tl.arange(0, K), tl.arange(0, N)
     w0, w1, w2, w3 = load_matrices(w, PY, K, N)
     bias = tl.load(b + n%C).to(tl.float32)
@@ -139,9 +140,12 @@ def conv_pool(x, w, b, out, place, count, scratch, SCRATCH, G, H:tl.constexpr, C
     P:tl.constexpr = H//2
     K:tl.constexpr = 4*CI
     N:tl.constexpr = 2*CO
-    pid, count = tl.program_id(0), tl.load(count)
+    pid = tl.program_id(0)
+    count = tl.load(count)
     u = scratch + pid.to(tl.int64)*SCRATCH
-    k, n, c = tl.arange(0, K), tl.arange(0, N), tl.arange(0, CO)
+    k = tl.arange(0, K)
+    n = tl.arange(0, N)
+    c = tl.arange(0, CO)
     w0, w1, w2, w3 = load_matrices(w, 1, K, N)
     bias = tl.load(b + n%CO).to(tl.float32)
     for frame in range(pid, count, G):
@@ -177,7 +181,9 @@ def load_rows(frames, id, y):
 @triton.jit
 def load_strip(frames, id, x, y0, MORE:tl.constexpr):
     "Copy rows y0 to y0+15+MORE of a frame to x (16+MORE, 66, 4), as whole numbers"
-    k, first, rest = tl.arange(0, 256), tl.arange(0, 16), 16+tl.arange(0, MORE)
+    k = tl.arange(0, 256)
+    first = tl.arange(0, 16)
+    rest = 16+tl.arange(0, MORE)
     a = load_rows(frames, id, y0+first)
     b = load_rows(frames, id, y0+rest)
     tl.store(x + (first*ROW)[:,None] + (4+k)[None,:], a.to(tl.float32).to(x.dtype.element_ty))
@@ -188,10 +194,13 @@ def load_strip(frames, id, x, y0, MORE:tl.constexpr):
 def conv_pool_frames(frames, ids, w, b, out, place, count, scratch, SCRATCH, G, BM:tl.constexpr,
                      PM:tl.constexpr, PREC:tl.constexpr):
     "out, place = pool(conv(frames[ids]/255) + b), from bytes (64, 64, 3) to padded maps (32, 32, 16)"
-    pid, count = tl.program_id(0), tl.load(count)
+    pid = tl.program_id(0)
+    count = tl.load(count)
     x = scratch + pid.to(tl.int64)*SCRATCH # 22 rows of a strip
     u = x + 22*ROW # 20 rows of its convolution, of which the last three count for nothing
-    k, n, c = tl.arange(0, 64), tl.arange(0, 64), tl.arange(0, 16)
+    k = tl.arange(0, 64)
+    n = tl.arange(0, 64)
+    c = tl.arange(0, 16)
     matrix = tl.load(w + k[:,None]*64 + n[None,:])
     bias = tl.load(b + n%16).to(tl.float32)
     for unit in range(pid, count*4, G):
@@ -222,7 +231,9 @@ def features(x, w, b, h, count, BM:tl.constexpr, BN:tl.constexpr, BK:tl.constexp
     count = tl.load(count)
     m0 = tl.program_id(0)*BM
     if m0>=count: return
-    m, n, k = m0+tl.arange(0, BM), tl.program_id(1)*BN+tl.arange(0, BN), tl.arange(0, BK)
+    m = m0+tl.arange(0, BM)
+    n = tl.program_id(1)*BN+tl.arange(0, BN)
+    k = tl.arange(0, BK)
     exists = (m<count)[:,None]
     acc = tl.zeros((BM, BN), tl.float32)
     for i in range(2048//BK):
@@ -240,7 +251,9 @@ def features(x, w, b, h, count, BM:tl.constexpr, BN:tl.constexpr, BK:tl.constexp
 def answer_heads(h, w, b, out, count, capacity, BM:tl.constexpr, PREC:tl.constexpr):
     "out (16,) = h w + b, and zeros from `count` to `capacity`"
     count = tl.load(count)
-    m, n, k = tl.program_id(0)*BM+tl.arange(0, BM), tl.arange(0, 16), tl.arange(0, 256)
+    m = tl.program_id(0)*BM+tl.arange(0, BM)
+    n = tl.arange(0, 16)
+    k = tl.arange(0, 256)
     exists = (m<count)[:,None]
     a = tl.load(h + m[:,None]*256 + k[None,:], mask=exists, other=0.)
     matrix = tl.load(w + k[:,None]*16 + n[None,:])

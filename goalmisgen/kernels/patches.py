@@ -81,7 +81,8 @@ def sources(table):
     value = table[at]
     begins = np.flatnonzero(np.r_[True, value[1:]!=value[:-1]])
     counts = np.diff(np.r_[begins, len(at)])
-    which, rank = np.repeat(np.arange(len(begins)), counts), np.arange(len(at))-np.repeat(begins, counts)
+    which = np.repeat(np.arange(len(begins)), counts)
+    rank = np.arange(len(at))-np.repeat(begins, counts)
     positions = np.full((4, len(begins)), -1)
     positions[rank,which] = at
     order = positions[0].argsort(kind='stable') # Neighbours in memory are summed by neighbours
@@ -90,7 +91,8 @@ def sources(table):
 # %% ../../nbs/kernels/14_patches.ipynb #c161a60a
 def packed(tables):
     "Tables by name as one int32 vector, the gaps filled with -1; and a slice of it for each name"
-    slices, end = {}, 0
+    slices = {}
+    end = 0
     for name, table in tables.items():
         slices[name] = slice(end, end+table.size)
         end += -(-table.size//64)*64
@@ -109,7 +111,8 @@ def back_launch(layer) -> str:
 
 # %% ../../nbs/kernels/14_patches.ipynb #cd32b000
 def _convolution_tables(layer, launches):
-    first, block = layer==LAYERS[0], layer.removeprefix('embedder.block')[0]
+    first = layer==LAYERS[0]
+    block = layer.removeprefix('embedder.block')[0]
     patch_rows = launches['res'+block].patch_rows if '.res' in layer else 2 if first else 1
     tables = {(layer,'forward'): forward_places(layer, patch_rows, 4 if first else None)}
     if not first: tables[layer,'back'] = backward_places(layer, launches[back_launch(layer)].patch_rows)
@@ -122,7 +125,8 @@ def matrix_tables(launches) -> dict:
     for layer in LAYERS: tables |= _convolution_tables(layer, launches)
     tables['features','forward'] = positions_of('embedder.fc.weight').reshape(256,32,64).transpose(2,1,0)
     tables['features','bias'] = positions_of('embedder.fc.bias')
-    tables['answers','forward'], tables['answers','bias'] = _heads('weight').T, _heads('bias')
+    tables['answers', 'forward'] = _heads('weight').T
+    tables['answers', 'bias'] = _heads('bias')
     return tables
 
 # %% ../../nbs/kernels/14_patches.ipynb #7fb1e50e
@@ -135,7 +139,8 @@ class Partial:
 
 # %% ../../nbs/kernels/14_patches.ipynb #09e40505
 def _convolution_sums(layer, before, launch):
-    channels, table = PARAMETER_SHAPES[layer+'.weight'][1], backward_places(layer, launch.patch_rows)
+    channels = PARAMETER_SHAPES[layer+'.weight'][1]
+    table = backward_places(layer, launch.patch_rows)
     bias = table.size + np.arange(table.shape[2]).reshape(-1, channels)
     return Partial(launch.programs, table.size+bias.size,
                    [sources(table), (positions_of(before+'.bias'), bias)])
@@ -160,16 +165,21 @@ def partial_sums(launches) -> dict:
 def fold_table(partials, width:int): # `Partial`s in order
     """Blocks of up to `width` neighbouring sums, int (5, blocks): where the first program's lie, programs,
     distance between two programs' sums, number of sums, where the result goes"""
-    blocks, begin, to = [], 0, 0
+    blocks = []
+    begin = 0
+    to = 0
     for p in partials:
         blocks += [(begin+i, p.programs, p.size, min(width, p.size-i), to+i) for i in range(0, p.size, width)]
-        begin, to = begin+p.programs*p.size, to+p.size
+        begin = begin+p.programs*p.size
+        to = to+p.size
     return np.array(blocks).T
 
 # %% ../../nbs/kernels/14_patches.ipynb #9732e4fb
 def spread_table(partials):
     "Places of parameters int (n,), and of the sums that make their gradients int (4, n), -1 where fewer"
-    where, which, first = [], [], 0
+    where = []
+    which = []
+    first = 0
     for p in partials:
         for goal, positions in p.goals:
             four = np.full((4, len(goal)), -1)

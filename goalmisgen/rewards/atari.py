@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ATARI_GAMES', 'SCORE_VIEWS', 'SCREEN_SIZE', 'STACK', 'SKIP', 'AtariGame', 'get_game', 'check_view', 'hide_score',
-           'area_weights', 'small_screen', 'make_raw_game', 'AtariScreen', 'follow_ball', 'mash_buttons',
+           'resize_weights', 'small_screen', 'make_raw_game', 'AtariScreen', 'follow_ball', 'mash_buttons',
            'scripted_player', 'Screens', 'collect_screens', 'save_screens', 'load_screens']
 
 # %% ../../nbs/rewards/56_atari.ipynb #cbd5ff4e
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from fastcore.basics import patch
 from functools import cache
 from ..core import integer, require
-from .transitions import load_arrays, save_arrays
+from .transitions import read_arrays, save_arrays
 
 # %% ../../nbs/rewards/56_atari.ipynb #832c94c7
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def hide_score(frame, # uint8 (210, 160, 3): a raw frame
 SCREEN_SIZE, STACK, SKIP = 84, 4, 4 # Pixels a side; screens in an observation; frames for which an action is held
 
 @cache
-def area_weights(n:int, m:int):
+def resize_weights(n:int, m:int):
     """Weights that resize `n` pixels to `m`, each the mean of the area it covers: float32 (m, n), rows
     summing to 1"""
     edges = np.arange(m+1)*n/m
@@ -76,7 +76,7 @@ def small_screen(frame): # uint8 (210, 160, 3)
     "A raw frame as networks see it: grey, uint8 (84, 84)"
     red, green, blue = np.moveaxis(np.asarray(frame).astype(np.int32), -1, 0)
     grey = ((4899*red + 9617*green + 1868*blue + 8192) >> 14).astype(np.float32)
-    rows, columns = area_weights(grey.shape[0], SCREEN_SIZE), area_weights(grey.shape[1], SCREEN_SIZE)
+    rows, columns = resize_weights(grey.shape[0], SCREEN_SIZE), resize_weights(grey.shape[1], SCREEN_SIZE)
     return (rows @ grey @ columns.T).round().astype(np.uint8)
 
 # %% ../../nbs/rewards/56_atari.ipynb #10a3d83e
@@ -252,7 +252,7 @@ def save_screens(screens:Screens, path):
 def load_screens(*paths) -> Screens:
     "Moments from one file, or from several of one game. `ValueError` if a file is damaged or does not belong"
     require(paths, 'paths', paths, 'at least one file')
-    parts = [load_arrays(p, _FIELDS) for p in paths]
+    parts = [read_arrays(p, _FIELDS) for p in paths]
     games = sorted({str(p['game']) for p in parts})
     require(len(games)==1 and games[0] in ATARI_GAMES, f'games in {", ".join(map(str, paths))}', games,
             'one that is known')

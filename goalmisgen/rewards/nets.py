@@ -11,7 +11,7 @@ import json, numpy as np, torch
 from dataclasses import dataclass
 from ..core import Bounds, check_fields, from_dict, integer, require, to_dict
 from .grids import GRID_COLOURS, draw_scene
-from .transitions import check_rewarded, load_arrays, save_arrays
+from .transitions import check_rewarded, read_arrays, save_arrays
 from ..style import style
 from torch import nn
 from torch.func import stack_module_state
@@ -194,7 +194,7 @@ def save_rewards(population:RewardPopulation, path):
 def load_rewards(path) -> RewardPopulation:
     "A population of reward networks from an .npz file. `ValueError` if it is damaged or something else"
     names = list(_blank().state_dict())
-    found = load_arrays(path, dict(about=('str', ()),
+    found = read_arrays(path, dict(about=('str', ()),
                                    **{k: ('float32', (None,)*(3 if 'weight' in k else 2)) for k in names}))
     try:
         about = json.loads(str(found.pop('about')))

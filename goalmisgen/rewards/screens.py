@@ -13,7 +13,7 @@ import json, numpy as np, pandas as pd, torch
 from dataclasses import dataclass
 from ..core import Bounds, OneOf, atomic_path, check_fields, from_dict, integer, require, to_dict
 from .atari import ATARI_GAMES, SCREEN_SIZE, STACK, AtariScreen, Screens, get_game, hide_score, scripted_player
-from .transitions import load_arrays, save_arrays
+from .transitions import read_arrays, save_arrays
 from ..style import SERIES, SOFT, style
 from pathlib import Path
 from PIL import Image
@@ -223,7 +223,7 @@ def save_screen_model(net, config:ScreenConfig, name:str, path):
 def load_screen_model(path) -> tuple:
     "Network, config and game of a model's .npz file. `ValueError` if it is damaged or something else"
     with torch.device('meta'): net = reward_cnn()
-    found = load_arrays(path, dict(about=('str', ()),
+    found = read_arrays(path, dict(about=('str', ()),
                                    **{k: ('float32', tuple(v.shape)) for k, v in net.state_dict().items()}))
     try: about = json.loads(str(found.pop('about')))
     except json.JSONDecodeError as error: raise ValueError(f'{path}: not a reward model of a game ({error})') from None
