@@ -7,13 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from goalmisgen.env.distributions import (
-    PLACES,
+    CORNERS,
     Mixture,
     distribution_text,
     family_of,
-    mark_place,
+    mark_corner,
     parse_distribution,
-    place_cells,
+    corner_cells,
     sample_levels,
 )
 from goalmisgen.env.levels import OBJ1, OBJ2, SPACE, MazeSpec, generate, make_levels
@@ -63,28 +63,28 @@ def test_the_choice_of_a_family_says_nothing_about_the_maze():
 
 
 @pytest.mark.parametrize('spec', [MazeSpec(7), ANYWHERE, MazeSpec(25, dead_ends=True)])
-def test_places_are_where_the_maze_ends(spec):
+def test_corners_are_where_the_maze_ends(spec):
     levels = generate(spec, range(200))
     last = levels.size-1-levels.start.astype(int)  # mazes are centred, and the mouse starts at their bottom left
-    assert (place_cells(levels, 'top right corner') == last).all()
-    assert (place_cells(levels, 'top left corner') == np.stack([levels.start[:, 0], last[:, 1]], 1)).all()
-    assert (place_cells(levels, 'bottom right corner') == np.stack([last[:, 0], levels.start[:, 1]], 1)).all()
-    for place in PLACES:
-        marked, coincide = mark_place(levels, place)
-        x, y = place_cells(levels, place).T
+    assert (corner_cells(levels, 'top right corner') == last).all()
+    assert (corner_cells(levels, 'top left corner') == np.stack([levels.start[:, 0], last[:, 1]], 1)).all()
+    assert (corner_cells(levels, 'bottom right corner') == np.stack([last[:, 0], levels.start[:, 1]], 1)).all()
+    for corner in CORNERS:
+        marked, coincide = mark_corner(levels, corner)
+        x, y = corner_cells(levels, corner).T
         n = np.arange(len(levels))
         assert (marked.grid[n, y, x] == np.where(coincide, OBJ1, OBJ2)).all()
         changed = marked.grid != levels.grid
         assert (changed.sum((1, 2)) == ~coincide).all() and (levels.grid[changed] == SPACE).all()
 
 
-def test_what_has_no_such_place():
+def test_what_has_no_such_corner():
     walled = np.ones((1, 5, 5), int)
     walled[0, 0] = walled[0, :, 2] = 0
     walled[0, 0, 4] = OBJ1
-    with pytest.raises(ValueError, match='wall'): mark_place(make_levels(walled), 'top right corner')
-    with pytest.raises(ValueError, match='second object'): mark_place(generate(MazeSpec(rewards=(10., -10.)), range(3)), PLACES[0])
-    with pytest.raises(ValueError, match='middle'): mark_place(generate(MazeSpec(), range(3)), 'middle')
+    with pytest.raises(ValueError, match='wall'): mark_corner(make_levels(walled), 'top right corner')
+    with pytest.raises(ValueError, match='second object'): mark_corner(generate(MazeSpec(rewards=(10., -10.)), range(3)), CORNERS[0])
+    with pytest.raises(ValueError, match='middle'): mark_corner(generate(MazeSpec(), range(3)), 'middle')
 
 
 @pytest.mark.parametrize('text', ['', '5', '5x7', '5x5,', '4x4', '7x7, region', '7x7, region 30', '7x7, dead ends, dead ends', '1 (7x7)',

@@ -178,6 +178,7 @@ def path_to(levels, code):
 
 # Steps
 
+@pytest.mark.slow
 @each_world
 def test_same_seed_same_game(name, mode):
     "Two environments of one seed; another seed plays other levels"
@@ -263,6 +264,7 @@ def test_gym3_contract(name, mode):
     with pytest.raises(RuntimeError, match='closed'): env.observe()
 
 
+@pytest.mark.slow
 @with_procgen
 @pytest.mark.parametrize('mode', ['easy', 'hard'])
 def test_gym3_beside_procgen(mode):
@@ -283,6 +285,7 @@ def test_gym3_beside_procgen(mode):
     assert sum(i['prev_level_complete'] for i in env.get_info()) <= 8
 
 
+@pytest.mark.slow
 @with_procgen
 def test_gym3_types_are_those_of_procgen():
     "In a process of its own, for Procgen does not like to be loaded beside other things"
@@ -361,6 +364,7 @@ def test_gymnasium_batch_is_what_gymnasium_makes_of_single_mazes(name):
         for a, b in zip(ours.step(ACTIONS[t, :3]), theirs.step(ACTIONS[t, :3])): same(a, b)
 
 
+@pytest.mark.slow
 @with_procgen
 @pytest.mark.parametrize('background', ['black', 'textured'])
 def test_final_obs(background):

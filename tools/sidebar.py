@@ -11,9 +11,9 @@ from project import ROOT, notebooks
 PARTS = dict(
     tutorials=('Tutorials', 'first_population first_agent'),
     how_to=('How-to guides', 'train_agents use_gpu_or_cluster resume_and_reproduce evaluate_agents read_published watch_agents make_figures '
-                             'mark_a_place explore_results add_worlds learn_rewards other_libraries'),
+                             'mark_a_place explore_results add_worlds learn_rewards other_libraries quantilize'),
     studies=('Studies', 'quick_start preference_and_capability backgrounds three_channels which_seed regression outliers one_in_five_hundred '
-                        'level_census large_models reward_models'),
+                        'level_census large_models reward_models specification_gaming'),
     explanation=('Explanation', 'exact_evaluation statistics generalisation trainers three_seeds reproducibility'))
 LOOK_UP = ['glossary.ipynb', '46_gallery.ipynb']  # The reference opens with these
 SECTIONS = dict(env='Environment')  # Other folders are called by their names

@@ -123,7 +123,8 @@ def _download(folder):
     if run.returncode==0 and wheels: return wheels[0]
     said = [line for line in run.stderr.splitlines() if line.strip()] or ['it said nothing']
     raise FileNotFoundError(f'pip could not fetch {_WHEEL[0]}: {said[-1]}. Where pip or the network is '
-                            "missing, fetch the wheel elsewhere and name it: fetch_pictures('procgen_mirror-….whl')")
+                            "missing, fetch the wheel elsewhere and name it: "
+                            "fetch_pictures('procgen_mirror-….whl')")
 
 # %% ../../nbs/env/01_assets.ipynb #70cd9184
 def fetch_pictures(wheel:str|Path|None=None # Of procgen or procgen-mirror; default: pip downloads one (48 MB)

@@ -337,9 +337,9 @@ def _enter(self:MazeEnv, state):
 @patch
 def _check_entered(self:MazeEnv):
     "`ValueError` if the environments cannot be where they have just been put"
-    where,start = 'cell of the state', self.table.start[self._rows[0]]
+    where = 'cell of the state'
     require((self.state>=0).all(), where, self.state, 'open floor of the level that is played')
-    at_start = (self.state==start) | (self.time>0)
+    at_start = (self.state==self.table.start[self._rows[0]]) | (self.time>0)
     require(at_start.all(), where, self.state, "at time 0 the level's start, facing left")
     last = self.prev_level_seed, self.prev_level_complete
     what = 'prev_level_seed, prev_level_complete of the state'

@@ -6,7 +6,7 @@
 __all__ = ['RenderedLevels', 'render_levels', 'scene_digest']
 
 # %% ../../nbs/env/06_rendered.ipynb #3060ed4f
-import hashlib, torch
+import hashlib, numpy as np, torch
 from fastcore.basics import patch
 from .levels import DUEL, Levels, TRAIN
 from .render import PIXELS, Renderer
@@ -29,14 +29,15 @@ class RenderedLevels:
         "The L levels"
         return self.table.levels
 
-    def __repr__(self): return f'RenderedLevels: {self.table!r}, of {self.renderer.objects} on {self.renderer.background}'
+    def __repr__(self):
+        return f'RenderedLevels: {self.table!r}, of {self.renderer.objects} on {self.renderer.background}'
 
 # %% ../../nbs/env/06_rendered.ipynb #1df50520
 def render_levels(levels:Levels, # L levels
-                  objects, # First and second object, as for `Renderer`
+                  objects:tuple|str, # First and second object, as for `Renderer`
                   background:str='black', # 'black', 'grey' or 'textured'
-                  rewards=None, # Reward of each object; default the paper's, +10 for the first and -10 for the second
-                  device='cpu' # Torch device of the table and the pictures
+                  rewards:tuple|None=None, # Reward of each object; default the paper's, +10 and -10
+                  device:str='cpu' # Torch device of the table and the pictures
                   ) -> RenderedLevels:
     "`RenderedLevels` of these objects on this background. `ValueError` on an unknown object or background"
     renderer = Renderer(levels.size, objects, background, device)
@@ -46,11 +47,12 @@ def render_levels(levels:Levels, # L levels
 # %% ../../nbs/env/06_rendered.ipynb #6e4bafa5
 @patch
 def frames(self:RenderedLevels,
-    states, # int64 (B,)
-    out=None): # uint8 (B, 64, 64, 3), contiguous: a tensor to write to
+    states:torch.Tensor, # int64 (B,)
+    out:torch.Tensor|None=None): # uint8 (B, 64, 64, 3), contiguous: a tensor to write to
     "What the agent sees in these states: uint8 (B, 64, 64, 3), row 0 at the top"
     table = self.table
-    return self.renderer.frames(self.scenes, table.level[states], table.cell[states], table.facing[states], out)
+    level,cell,facing = (column[states] for column in (table.level, table.cell, table.facing))
+    return self.renderer.frames(self.scenes, level, cell, facing, out)
 
 @patch
 def all_frames(self:RenderedLevels, chunk:int=4096): # `chunk`: states drawn at a time
@@ -61,7 +63,7 @@ def all_frames(self:RenderedLevels, chunk:int=4096): # `chunk`: states drawn at 
     return out
 
 # %% ../../nbs/env/06_rendered.ipynb #bcb94788
-def scene_digest(scene) -> bytes: # uint8 (64, 64, 3) array
+def scene_digest(scene:np.ndarray) -> bytes: # uint8 (64, 64, 3)
     "Sixteen bytes that name a picture"
     return hashlib.blake2b(scene, digest_size=16).digest()
 
@@ -76,7 +78,8 @@ def digests(self:RenderedLevels) -> tuple:
 def first_alike(self:RenderedLevels):
     "The first level that looks the same as each level does, without the mouse: int64 (L,)"
     first = {}
-    return torch.tensor([first.setdefault(d, level) for level,d in enumerate(self.digests)], device=self.table.device)
+    alike = [first.setdefault(digest, level) for level,digest in enumerate(self.digests)]
+    return torch.tensor(alike, device=self.table.device)
 
 @patch(as_prop=True)
 def frame_keys(self:RenderedLevels):

@@ -48,7 +48,7 @@ def car_grades(demo_seed:int, qs=CAR_QS, seeds=range(3), size=(181,141), num_dem
     graded['played_true'],graded['played_proxy'] = played.true.mean(1), played.proxy.mean(1)
     return graded.assign(demo_seed=demo_seed, grid=f'{size[0]}x{size[1]}')
 
-# %% ../../nbs/quantilizers/66_car_study.ipynb #54025afe
+# %% ../../nbs/quantilizers/66_car_study.ipynb #fdeebcbd
 def penalty_families(demo_seed:int, size=(91,71), qs=CAR_QS, betas=(100, 50, 20, 10, 5, 2, 1), mus=(300, 100, 30, 10, 3, 1), rounds:int=60,
                      num_demos:int=400, seed:int=0, config=None, width:float=.5, amounts=(.1, .3, .7, 1.4, 2.1, 2.8, 3.5, 5), each=lambda row: None):
     "Exact returns of the families that lean on the imitator of one set of demonstrations, and their distance from it: a row for each policy"
@@ -69,8 +69,8 @@ def penalty_families(demo_seed:int, size=(91,71), qs=CAR_QS, betas=(100, 50, 20,
     for mu in mus:
         found = chi2_regularised(chain, base, mu, rounds)
         add('chi2 penalty', mu, found, time_kl(chain, found.probs, base), found.chi2, found.gap)
-    curves = divergence_curves(chain.returns_table(base, width), amounts)
-    for row in curves.itertuples(): add(f'drives by {row.way}', row.amount, row, row.kl, np.nan)
+    curves = divergence_curves(chain.returns_table(base, width), amounts).itertuples() if len(amounts) else ()
+    for row in curves: add(f'drives by {row.way}', row.amount, row, row.kl, np.nan)
     return pd.DataFrame(rows).assign(demo_seed=demo_seed, seed=seed, base_true=at_base.true, base_proxy=at_base.proxy)
 
 # %% ../../nbs/quantilizers/66_car_study.ipynb #9d58ca49

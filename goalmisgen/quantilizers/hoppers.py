@@ -6,12 +6,12 @@
 __all__ = ['USUAL_SIZE', 'STANDING', 'rule_keys', 'hop', 'SearchConfig', 'RuleBank', 'load_bank', 'search_rules',
            'synthetic_hoppers']
 
-# %% ../../nbs/quantilizers/64_hoppers.ipynb #b15cd692
+# %% ../../nbs/quantilizers/64_hoppers.ipynb #bfacd3af
 import io, numpy as np
 from dataclasses import dataclass
-from ..core import integer, plain_numbers, read_bytes, require, write_atomic
+from ..core import integer, plain_numbers, require, write_atomic
 from .demos import Demos, concat_demos, load_arrays
-from .tasks import find_task, make_task, shipped_path
+from .tasks import make_task, shipped_path
 
 # %% ../../nbs/quantilizers/64_hoppers.ipynb #64c53fbc
 USUAL_SIZE = np.array([1.2, .2, .3, .5, .5, 1.5, 1.5, 2, 2, 3, 5]) # Of each observation
