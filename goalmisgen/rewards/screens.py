@@ -6,15 +6,15 @@
 __all__ = ['SPOT_STRIDE', 'SPOTS', 'reward_cnn', 'screen_rewards', 'ScreenConfig', 'seen_by', 'fit_screens', 'spot_masks',
            'screen_saliency', 'score_spots', 'score_share', 'screen_accuracy', 'judge_screens', 'reward_trace',
            'draw_traces', 'overlay_saliency', 'overlay_frames', 'save_overlay', 'save_screen_model',
-           'load_screen_model']
+           'load_screen_model', 'shipped_screens', 'shipped_trace', 'draw_saliency_sheet']
 
 # %% ../../nbs/rewards/57_screens.ipynb #6651a133
 import json, numpy as np, pandas as pd, torch
 from dataclasses import dataclass
 from ..core import Bounds, OneOf, atomic_path, check_fields, from_dict, integer, require, to_dict
 from .atari import ATARI_GAMES, SCREEN_SIZE, STACK, AtariScreen, Screens, get_game, hide_score, scripted_player
-from .transitions import read_arrays, save_arrays
-from ..style import SERIES, SOFT, style
+from .transitions import read_arrays, reward_data, save_arrays
+from ..style import SERIES, SOFT, show_frames, style
 from pathlib import Path
 from PIL import Image
 from torch import nn
@@ -232,3 +232,25 @@ def load_screen_model(path) -> tuple:
     get_game(about['game'])
     net.load_state_dict({k: torch.as_tensor(v) for k, v in found.items()}, assign=True)
     return net.eval(), from_dict(ScreenConfig, about['config']), about['game']
+
+# %% ../../nbs/rewards/57_screens.ipynb #a492ef0e
+def shipped_screens() -> tuple:
+    "What comes with the package: the table, one row a model; and arrays by name (see `draw_saliency_sheet` and `shipped_trace`)"
+    with np.load(reward_data('atari.npz'), allow_pickle=False) as file: arrays = {name: file[name] for name in file.files}
+    return pd.read_csv(reward_data('atari.csv')), arrays
+
+def shipped_trace(arrays:dict, name:str) -> pd.DataFrame:
+    "The stored trace of a game: points, and what a model that learned with the score pays with it and without"
+    return pd.DataFrame(arrays[f'{name}_trace'], columns=['points', 'show', 'fill'])
+
+# %% ../../nbs/rewards/57_screens.ipynb #d2b746a1
+def draw_saliency_sheet(arrays:dict, names=('seaquest', 'breakout')):
+    "Four moments with points, of each game, with the saliency of a model that saw the score and one that did not; returns the figure"
+    rows = [(name, score) for name in names for score in ('show', 'fill')]
+    pictures = []
+    for name, score in rows:
+        for screen, saliency in zip(arrays[f'{name}_{score}_screens'], arrays[f'{name}_{score}_maps']):
+            pictures.append(overlay_saliency(np.repeat(screen[..., None], 3, -1), saliency.astype(float)))
+    labels = {'show': 'with score', 'fill': 'without'}
+    titles = [f'{name}, {labels[score]}' if k==0 else '' for name, score in rows for k in range(4)]
+    return show_frames(pictures, titles, cols=8, width=1.3)
