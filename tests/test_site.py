@@ -244,9 +244,9 @@ def test_commands_of_pages(nb):
     "Every command that a page shows is one that the command line understands"
     import tyro
 
-    from goalmisgen.cli import COMMANDS
+    from goalmisgen.cli import _commands
     for line in commands(nb):
-        tyro.extras.subcommand_cli_from_dict(COMMANDS, args=shlex.split(line)[1:], prog=PACKAGE)
+        tyro.extras.subcommand_cli_from_dict(_commands(()), args=shlex.split(line)[1:], prog=PACKAGE)
 
 
 def test_wrong_code_is_noticed(tmp_path):
