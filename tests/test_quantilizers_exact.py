@@ -3,7 +3,7 @@ import itertools
 
 import numpy as np
 import pytest
-from goalmisgen.quantilizers.car_chain import car_chain, key_probs, one_hot
+from goalmisgen.quantilizers.car_chain import build_car_chain, key_probs, one_hot
 from goalmisgen.quantilizers.grades import (
     drive_chi2,
     drive_kl,
@@ -30,7 +30,7 @@ def steady(chain, right): return right*np.where(chain.velocity[:, None] >= 0, [0
 
 
 @pytest.fixture(scope='module')
-def small(): return car_chain(31, 21)
+def small(): return build_car_chain(31, 21)
 
 
 class Pumper(RandomHands):
@@ -43,7 +43,7 @@ def test_finer_grids_come_closer_to_the_road():
     real = play_cars(Pumper('mountain_car', 1), 3000, 1)
     found = []
     for size in ((61, 41), (121, 101)):
-        chain = car_chain(*size)
+        chain = build_car_chain(*size)
         found.append(chain.evaluate_policy(key_probs(Pumper('mountain_car', 1), chain)[0]))
     far, near = (abs(r.true-real.true.mean()) for r in found)
     assert near < far and near < 2.5 and abs(found[1].proxy-real.proxy.mean()) < 1.5
@@ -109,7 +109,7 @@ def brute_force(chain, probs, base):
 
 
 def test_divergences_against_a_list_of_all_drives():
-    chain = car_chain(5, 3, horizon=3)
+    chain = build_car_chain(5, 3, horizon=3)
     rng = np.random.default_rng(1)
     probs, base = rng.dirichlet([1, 1, 1], (2, len(chain)))
     found = chain.evaluate_policy(probs)
@@ -147,7 +147,7 @@ def test_each_way_is_best_in_its_own_measure_and_the_bound_holds_for_any_cost(sm
 
 
 def test_penalised_optima_are_optimal():
-    chain = car_chain(13, 9, horizon=60)
+    chain = build_car_chain(13, 9, horizon=60)
     base = steady(chain, .6)
     rng = np.random.default_rng(2)
     probs, value = kl_regularised(chain, base, 3.)

@@ -10,7 +10,7 @@ __all__ = ['CAR_QS', 'FITS', 'MAP_NOVICES', 'MAP_GAMERS', 'CHAIN_DRIVERS', 'comp
 import io, itertools
 import numpy as np, pandas as pd
 from ..core import read_bytes, require, write_atomic
-from .car_chain import car_chain, key_probs
+from .car_chain import build_car_chain, key_probs
 from .cloning import CloningConfig
 from .drivers import DriverMix, synthetic_drivers
 from .grades import drive_kl, grade_all, visit_chi2
@@ -44,7 +44,7 @@ def car_grades(demo_seed:int, qs=CAR_QS, seeds=range(3), size=(181,141), num_dem
     "Exact grades of the quantilizers fitted to one set of demonstrations, beside 1,000 sampled drives of each"
     fitted = fit_quantilizers(synthetic_drivers(num_demos, demo_seed), qs, seeds, 'sum', config)
     played = play_cars(fitted, 1000, seed=demo_seed+1)
-    graded = pd.DataFrame(grade_all(car_chain(*size), fitted))
+    graded = pd.DataFrame(grade_all(build_car_chain(*size), fitted))
     graded['played_true'],graded['played_proxy'] = played.true.mean(1), played.proxy.mean(1)
     return graded.assign(demo_seed=demo_seed, grid=f'{size[0]}x{size[1]}')
 
@@ -53,7 +53,7 @@ def penalty_families(demo_seed:int, size=(91,71), qs=CAR_QS, betas=(100, 50, 20,
                      num_demos:int=400, seed:int=0, config=None, width:float=.5, amounts=(.1, .3, .7, 1.4, 2.1, 2.8, 3.5, 5), each=lambda row: None):
     "Exact returns of the families that lean on the imitator of one set of demonstrations, and their distance from it: a row for each policy"
     fitted = fit_quantilizers(synthetic_drivers(num_demos, demo_seed), qs, [seed], 'sum', config)
-    chain = car_chain(*size)
+    chain = build_car_chain(*size)
     probs = key_probs(fitted, chain)
     base = probs[fitted.qs.index(1.)]
     at_base,rows = chain.evaluate_policy(base), []
@@ -98,7 +98,7 @@ CHAIN_DRIVERS = {'pumper': (.8, .9, 1.), 'novice': (.3, .45, .6), 'gamer': (.9,)
 # %% ../../nbs/quantilizers/66_car_study.ipynb #cc519727
 def exact_population_map(novices=MAP_NOVICES, gamers=MAP_GAMERS, amounts=(.7, 1.4, 2.1, 2.8), size=(91,71), width:float=1., each=lambda row: None):
     "Ideal ways to lean on mixtures of drivers that are chains, exactly: a row for each mixture, way and KL (0 is the mixture itself)"
-    chain = car_chain(*size)
+    chain = build_car_chain(*size)
     tables = {}
     for kind,skills in CHAIN_DRIVERS.items():
         tables[kind] = mixed_table([chain.returns_table(driver_probs(chain, kind, skill), width) for skill in skills], [1/len(skills)]*len(skills))
