@@ -22,7 +22,7 @@ study: $(CORE) ## run a small study from start to end
 test: lint check docs-preview pytest ## run every check and test
 
 quick: $(DEV) lint ## the checks and tests that take seconds
-	$(BIN)/python tools/check.py titles order imports sizes stored docstrings export clean readme site_files
+	$(BIN)/python tools/check.py titles order imports sizes words rhythm stored docstrings export clean readme site_files
 	$(BIN)/python -m pytest -n auto --dist worksteal -m 'not slow'
 
 check: $(DEV) ## is the package, the README and every stored output in step with the notebooks?

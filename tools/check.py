@@ -311,16 +311,15 @@ def rhythm(root: Path) -> list[str]:
             for nb in notebooks(root) for run in unbroken(nb) if len(run) > RUN]
 
 
-CHECKS = [titles, order, imports, sizes, stored, docstrings, export, clean, readme, site_files, outputs]
-ASKED = [words, rhythm]  # run only when they are named; to hold them always, move them into CHECKS
+CHECKS = [titles, order, imports, sizes, words, rhythm, stored, docstrings, export, clean, readme, site_files, outputs]
 
 
 def main():
-    named, every = set(sys.argv[1:]), CHECKS + ASKED
-    unknown = named - {c.__name__ for c in every}
-    if unknown: sys.exit(f"No such check: {', '.join(unknown)}. There are: {', '.join(c.__name__ for c in every)}")
+    named = set(sys.argv[1:])
+    unknown = named - {c.__name__ for c in CHECKS}
+    if unknown: sys.exit(f"No such check: {', '.join(unknown)}. There are: {', '.join(c.__name__ for c in CHECKS)}")
     bad = []
-    for check in every if named else CHECKS:
+    for check in CHECKS:
         if named and check.__name__ not in named: continue
         start, found = time.time(), check(ROOT)
         print(f"{'FAIL' if found else 'ok  '} {check.__doc__.splitlines()[0]} ({time.time() - start:.1f} s)", flush=True)
