@@ -1,4 +1,5 @@
 "What two environments answered, compared"
+
 import numpy as np
 
 
@@ -7,7 +8,10 @@ def same(a, b):
     assert type(a) is type(b)
     if isinstance(a, dict):
         assert a.keys() == b.keys()
-        for k in a: same(a[k], b[k])
+        for k in a:
+            same(a[k], b[k])
     elif a.dtype == object:
-        for x, y in zip(a, b): np.testing.assert_array_equal(x, y)
-    else: np.testing.assert_array_equal(a, b)
+        for x, y in zip(a, b):
+            np.testing.assert_array_equal(x, y)
+    else:
+        np.testing.assert_array_equal(a, b)

@@ -1,4 +1,5 @@
 "A local Ray of two workers gives the files of one plain process, and survives the death of a worker"
+
 import hashlib
 from pathlib import Path
 
@@ -17,7 +18,11 @@ PPO = PPOConfig(size=3, num_envs=8, rollout=16, minibatches=2, epochs=1, env_ste
 
 
 def digests(folder):
-    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(Path(folder).rglob('*')) if p.is_file()}
+    return {
+        str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in sorted(Path(folder).rglob('*'))
+        if p.is_file()
+    }
 
 
 @pytest.fixture(scope='module')
@@ -27,24 +32,30 @@ def two_workers():
     ray.shutdown()
 
 
-@pytest.mark.parametrize('config', [EXACT, PPO], ids=['exact','ppo'])
+@pytest.mark.parametrize('config', [EXACT, PPO], ids=['exact', 'ppo'])
 def test_same_files_as_here(two_workers, tmp_path, config):
     from goalmisgen.agents.cluster import run_on_ray
-    a = train_population(config, range(3), tmp_path/'here', workers=1, progress=False)
-    b = train_population(config, range(3), tmp_path/'ray', progress=False, run=run_on_ray)
-    assert a.finished==b.finished==(0,1,2) and not b.failed
-    assert digests(tmp_path/'here')==digests(tmp_path/'ray')
+
+    a = train_population(config, range(3), tmp_path / 'here', workers=1, progress=False)
+    b = train_population(config, range(3), tmp_path / 'ray', progress=False, run=run_on_ray)
+    assert a.finished == b.finished == (0, 1, 2) and not b.failed
+    assert digests(tmp_path / 'here') == digests(tmp_path / 'ray')
 
 
 def test_failures_are_reported_and_do_not_stop_the_others(two_workers):
     "One job raises, one kills its own process, one works"
     from goalmisgen.agents.cluster import run_on_ray
+
     seen = []
-    out = run_on_ray([Job(w, dummy_job, dict(what=w)) for w in ('fail','die','work')], progress=False, each=seen.append)
-    assert [o.result for o in out]==[None,None,'work'] and len(seen)==3
+    out = run_on_ray(
+        [Job(w, dummy_job, dict(what=w)) for w in ('fail', 'die', 'work')], progress=False, each=seen.append
+    )
+    assert [o.result for o in out] == [None, None, 'work'] and len(seen) == 3
     assert 'told to fail' in out[0].error and 'the worker died' in out[1].error and out[2].error is None
 
 
 def test_bad_number_of_workers(two_workers):
     from goalmisgen.agents.cluster import run_on_ray
-    with pytest.raises(ValueError, match='workers'): run_on_ray([], workers=0)
+
+    with pytest.raises(ValueError, match='workers'):
+        run_on_ray([], workers=0)

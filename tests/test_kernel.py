@@ -1,4 +1,5 @@
 "Figures in an ordinary Jupyter kernel, where matplotlib finds out late where it is"
+
 import os
 
 import pytest
@@ -8,7 +9,7 @@ pytestmark = pytest.mark.slow
 nbformat, nbclient = pytest.importorskip('nbformat'), pytest.importorskip('nbclient')
 pytest.importorskip('ipykernel')
 
-FRAMES = "import numpy as np\nfrom goalmisgen.style import show_frames\nshow_frames(np.zeros((2, 64, 64, 3), np.uint8));"
+FRAMES = "import numpy as np\nfrom goalmisgen.style import show_frames\nshow_frames(np.zeros((2, 64, 64, 3), np.uint8));"  # noqa: E501
 SCATTER = """from goalmisgen.evaluation.tables import load_table
 from goalmisgen.analysis.scatter import scatter
 from goalmisgen.evaluation.questions import Setting
@@ -28,4 +29,4 @@ def pictures(*cells):
 
 @pytest.mark.parametrize('cells', [[FRAMES, FRAMES, SCATTER, OWN, IN_STYLE], [OWN, FRAMES, OWN]])
 def test_every_figure_of_a_notebook_appears(cells):
-    assert pictures(*cells) == [1]*len(cells)
+    assert pictures(*cells) == [1] * len(cells)

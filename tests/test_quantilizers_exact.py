@@ -1,4 +1,5 @@
 "The solved car: returns, grades, ideal quantilizers and penalties against slower and sampled ways"
+
 import itertools
 
 import numpy as np
@@ -26,17 +27,21 @@ from goalmisgen.quantilizers.reweighting import (
 )
 
 
-def steady(chain, right): return right*np.where(chain.velocity[:, None] >= 0, [0., 0, 1], [1., 0, 0]) + (1-right)/3
+def steady(chain, right):
+    return right * np.where(chain.velocity[:, None] >= 0, [0.0, 0, 1], [1.0, 0, 0]) + (1 - right) / 3
 
 
 @pytest.fixture(scope='module')
-def small(): return build_car_chain(31, 21)
+def small():
+    return build_car_chain(31, 21)
 
 
 class Pumper(RandomHands):
     def probs(self, observations):
-        right = (observations[..., 1] >= 0)*1.
-        return np.stack([.2/3+.8*(1-right), .2/3+0*right, .2/3+.8*right], -1)[:, :, None]
+        right = (observations[..., 1] >= 0) * 1.0
+        return np.stack([0.2 / 3 + 0.8 * (1 - right), 0.2 / 3 + 0 * right, 0.2 / 3 + 0.8 * right], -1)[
+            :, :, None
+        ]
 
 
 def test_finer_grids_come_closer_to_the_road():
@@ -45,32 +50,35 @@ def test_finer_grids_come_closer_to_the_road():
     for size in ((61, 41), (121, 101)):
         chain = build_car_chain(*size)
         found.append(chain.evaluate_policy(key_probs(Pumper('mountain_car', 1), chain)[0]))
-    far, near = (abs(r.true-real.true.mean()) for r in found)
-    assert near < far and near < 2.5 and abs(found[1].proxy-real.proxy.mean()) < 1.5
-    assert abs(found[1].solved-(real.steps < 200).mean()) < .03
+    far, near = (abs(r.true - real.true.mean()) for r in found)
+    assert near < far and near < 2.5 and abs(found[1].proxy - real.proxy.mean()) < 1.5
+    assert abs(found[1].solved - (real.steps < 200).mean()) < 0.03
 
 
 def test_the_chain_against_its_own_dice(small):
     "Ten thousand drives along the grid's own transitions"
-    rng, n, probs = np.random.default_rng(0), 10_000, steady(small, .7)
+    rng, n, probs = np.random.default_rng(0), 10_000, steady(small, 0.7)
     state = rng.choice(len(small), n, p=small.start)
     true, proxy, driving = np.zeros(n), np.zeros(n), np.ones(n, bool)
     for _step in range(small.horizon):
         key = (rng.random(n)[:, None] > probs[state].cumsum(1)).sum(1).clip(max=2)
         true -= driving
-        proxy += driving*small.proxy[state, key]
+        proxy += driving * small.proxy[state, key]
         where = small.prob[state, key].cumsum(1)
-        driving &= where[:, -1] > .5
+        driving &= where[:, -1] > 0.5
         state = small.target[state, key, (rng.random(n)[:, None] > where).sum(1).clip(max=3)]
     exact = small.evaluate_policy(probs)
-    assert abs(true.mean()-exact.true) < 4*true.std()/n**.5 and abs(proxy.mean()-exact.proxy) < 4*proxy.std()/n**.5
-    table = small.returns_table(probs, .5)
-    for level in (.1, .5, .9):
+    assert (
+        abs(true.mean() - exact.true) < 4 * true.std() / n**0.5
+        and abs(proxy.mean() - exact.proxy) < 4 * proxy.std() / n**0.5
+    )
+    table = small.returns_table(probs, 0.5)
+    for level in (0.1, 0.5, 0.9):
         at = np.quantile(proxy, level)
-        assert abs(table.prob[table.proxy <= at].sum()-level) < .04
-    best = proxy >= np.quantile(proxy, .8)
-    ideal = weighted_summary(table, quantile_weights(table, .2))
-    assert abs(ideal['true']-true[best].mean()) < 2 and abs(ideal['proxy']-proxy[best].mean()) < 1.5
+        assert abs(table.prob[table.proxy <= at].sum() - level) < 0.04
+    best = proxy >= np.quantile(proxy, 0.8)
+    ideal = weighted_summary(table, quantile_weights(table, 0.2))
+    assert abs(ideal['true'] - true[best].mean()) < 2 and abs(ideal['proxy'] - proxy[best].mean()) < 1.5
 
 
 def test_the_best_policy_beats_others_and_its_value_is_what_it_gets(small):
@@ -79,16 +87,16 @@ def test_the_best_policy_beats_others_and_its_value_is_what_it_gets(small):
         found = small.evaluate_policy(one_hot(keys))
         got = found.proxy if reward is small.proxy else found.true
         assert np.isclose(value, got, atol=1e-6)
-        for right in (0., .5, 1.):
+        for right in (0.0, 0.5, 1.0):
             other = small.evaluate_policy(steady(small, right))
             assert value >= (other.proxy if reward is small.proxy else other.true)
 
 
 def brute_force(chain, probs, base):
     "KL, log(1+chi2) and greatest log weight by listing all drives of a short horizon"
-    kl = square = 0.
+    kl = square = 0.0
     greatest = -np.inf
-    begun = [(s, chain.start[s], chain.start[s], 1.) for s in np.flatnonzero(chain.start)]
+    begun = [(s, chain.start[s], chain.start[s], 1.0) for s in np.flatnonzero(chain.start)]
     for _step in range(chain.horizon):
         following = []
         for state, p, b, w in begun:
@@ -96,15 +104,19 @@ def brute_force(chain, probs, base):
                 following.append((state, p, b, w))
                 continue
             for key in range(3):
-                ratio = probs[state, key]/base[state, key]
-                ways = [(t, c) for t, c in zip(chain.target[state, key], chain.prob[state, key]) if c > 0] or [(-1, 1.)]
-                following += [(t, p*probs[state, key]*c, b*base[state, key]*c, w*ratio) for t, c in ways]
+                ratio = probs[state, key] / base[state, key]
+                ways = [
+                    (t, c) for t, c in zip(chain.target[state, key], chain.prob[state, key]) if c > 0
+                ] or [(-1, 1.0)]
+                following += [
+                    (t, p * probs[state, key] * c, b * base[state, key] * c, w * ratio) for t, c in ways
+                ]
         begun = following
     for _, p, b, w in begun:
         if p > 0:
-            kl += p*np.log(w)
+            kl += p * np.log(w)
             greatest = max(greatest, np.log(w))
-        square += b*w*w
+        square += b * w * w
     return kl, np.log(square), greatest
 
 
@@ -113,53 +125,69 @@ def test_divergences_against_a_list_of_all_drives():
     rng = np.random.default_rng(1)
     probs, base = rng.dirichlet([1, 1, 1], (2, len(chain)))
     found = chain.evaluate_policy(probs)
-    ours = drive_kl(found.visits, probs, base), drive_chi2(chain, probs, base), greatest_weight(chain, probs, base)
+    ours = (
+        drive_kl(found.visits, probs, base),
+        drive_chi2(chain, probs, base),
+        greatest_weight(chain, probs, base),
+    )
     assert np.allclose(ours, brute_force(chain, probs, base))
     assert np.isclose(time_kl(chain, np.broadcast_to(probs, (3, *probs.shape)), base), ours[0])
 
 
 def test_grades_of_the_base_itself_are_zero(small):
-    base = steady(small, .5)
-    row = grade(small, base, base, 1.)
+    base = steady(small, 0.5)
+    row = grade(small, base, base, 1.0)
     assert abs(row['kl']) < 1e-9 and abs(row['log_chi2']) < 1e-9 and abs(row['log_weight']) < 1e-9
-    assert abs(row['visit_chi2']) < 1e-9 and row['excess'] == 0 and all(np.isclose(row[c], row[f'{c}_bound']) for c in ('parked', 'wall', 'failed'))
-    other = steady(small, .9)
+    assert (
+        abs(row['visit_chi2']) < 1e-9
+        and row['excess'] == 0
+        and all(np.isclose(row[c], row[f'{c}_bound']) for c in ('parked', 'wall', 'failed'))
+    )
+    other = steady(small, 0.9)
     found, at_base = small.evaluate_policy(other), small.evaluate_policy(base)
-    assert excess_share(found.visits, other, at_base.visits, base, 1.) > excess_share(found.visits, other, at_base.visits, base, .2)
+    assert excess_share(found.visits, other, at_base.visits, base, 1.0) > excess_share(
+        found.visits, other, at_base.visits, base, 0.2
+    )
     assert visit_chi2(small, found.visits, other, at_base.visits, base) > 0
-    with pytest.raises(ValueError, match='shape of probs'): grade(small, base[:5], base, 1.)
+    with pytest.raises(ValueError, match='shape of probs'):
+        grade(small, base[:5], base, 1.0)
 
 
 def test_each_way_is_best_in_its_own_measure_and_the_bound_holds_for_any_cost(small):
-    table = mixed_table([small.returns_table(steady(small, r), 1) for r in (.4, .9)], [.5, .5])
+    table = mixed_table([small.returns_table(steady(small, r), 1) for r in (0.4, 0.9)], [0.5, 0.5])
     rng = np.random.default_rng(0)
-    for q in (.5, .1, .01):
+    for q in (0.5, 0.1, 0.01):
         weight = quantile_weights(table, q)
         found = weighted_summary(table, weight)
-        assert np.allclose([found['kl'], found['chi2'], found['weight']], [np.log(1/q), 1/q-1, 1/q], rtol=.03)
-        for cost in rng.random((20, len(weight)))**8: assert table.prob @ (weight*cost) <= table.prob @ cost/q + 1e-12
-    for measure, amount in itertools.product(('kl', 'chi2'), (.3, 1.5)):
+        assert np.allclose(
+            [found['kl'], found['chi2'], found['weight']], [np.log(1 / q), 1 / q - 1, 1 / q], rtol=0.03
+        )
+        for cost in rng.random((20, len(weight))) ** 8:
+            assert table.prob @ (weight * cost) <= table.prob @ cost / q + 1e-12
+    for measure, amount in itertools.product(('kl', 'chi2'), (0.3, 1.5)):
         reached = {way: weighted_summary(table, at_divergence(table, way, amount, measure)) for way in WAYS}
         assert all(np.isclose(r[measure], amount, rtol=1e-3) for r in reached.values())
         assert max(reached, key=lambda way: reached[way]['proxy']) == measure
-    for weight in (kl_weights(table, 7.), chi2_weights(table, -60.)): assert np.isclose(table.prob @ weight, 1)
-    with pytest.raises(ValueError, match='beta'): kl_weights(table, 0)
+    for weight in (kl_weights(table, 7.0), chi2_weights(table, -60.0)):
+        assert np.isclose(table.prob @ weight, 1)
+    with pytest.raises(ValueError, match='beta'):
+        kl_weights(table, 0)
 
 
 def test_penalised_optima_are_optimal():
     chain = build_car_chain(13, 9, horizon=60)
-    base = steady(chain, .6)
+    base = steady(chain, 0.6)
     rng = np.random.default_rng(2)
-    probs, value = kl_regularised(chain, base, 3.)
-    ours = chain.evaluate_policy(probs).proxy-3*time_kl(chain, probs, base)
+    probs, value = kl_regularised(chain, base, 3.0)
+    ours = chain.evaluate_policy(probs).proxy - 3 * time_kl(chain, probs, base)
     assert np.isclose(ours, value, atol=1e-3)
     for _try in range(8):
-        other = probs*rng.uniform(.7, 1.3, probs.shape)
+        other = probs * rng.uniform(0.7, 1.3, probs.shape)
         other /= other.sum(-1, keepdims=True)
-        assert chain.evaluate_policy(other).proxy-3*time_kl(chain, other, base) <= value+1e-3
-    few, more = (chi2_regularised(chain, base, 20., rounds) for rounds in (5, 60))
-    worth = [r.proxy-20*r.chi2 for r in (few, more)]
-    assert worth[0]-1e-3 <= worth[1] <= worth[0]+few.gap+1e-2 and 0 <= more.gap < few.gap
+        assert chain.evaluate_policy(other).proxy - 3 * time_kl(chain, other, base) <= value + 1e-3
+    few, more = (chi2_regularised(chain, base, 20.0, rounds) for rounds in (5, 60))
+    worth = [r.proxy - 20 * r.chi2 for r in (few, more)]
+    assert worth[0] - 1e-3 <= worth[1] <= worth[0] + few.gap + 1e-2 and 0 <= more.gap < few.gap
     found = chain.evaluate_policy(base)
     assert worth[1] >= found.proxy
 
@@ -167,5 +195,6 @@ def test_penalised_optima_are_optimal():
 def test_tails_of_known_shape():
     rng = np.random.default_rng(4)
     heavy, light = (tail_index(e, resamples=15) for e in (rng.standard_t(2, 5000), rng.random(5000)))
-    assert heavy['low'] > .1 > -.5 > light['high']
-    with pytest.raises(ValueError, match='at least 20'): tail_index(rng.random(50))
+    assert heavy['low'] > 0.1 > -0.5 > light['high']
+    with pytest.raises(ValueError, match='at least 20'):
+        tail_index(rng.random(50))

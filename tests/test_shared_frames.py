@@ -1,4 +1,5 @@
 "Answers and gradients of shared frames, beside those of the plain network, in float64"
+
 import pytest
 import torch
 
@@ -48,39 +49,46 @@ def lively(seed):
     with torch.no_grad():
         policy.fc_policy.weight *= 50
         for name, p in policy.named_parameters():
-            if name.endswith('bias'): p.normal_(0, .1, generator=torch.Generator().manual_seed(len(name)))
+            if name.endswith('bias'):
+                p.normal_(0, 0.1, generator=torch.Generator().manual_seed(len(name)))
     return policy
 
 
-def some_loss(logits, values, weigh): return (logits.log_softmax(1)*weigh).sum() + (values**2).sum()
+def some_loss(logits, values, weigh):
+    return (logits.log_softmax(1) * weigh).sum() + (values**2).sum()
 
 
 def test_answers_and_gradients_are_the_networks_own(world):
     rendered, states = world
     policy = lively(3)
-    weigh = torch.randn((len(states),15), generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    weigh = torch.randn((len(states), 15), generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     plain = policy(rendered.frames(states))
     some_loss(*plain, weigh).backward()
     want = [p.grad.clone() for p in policy.parameters()]
     policy.zero_grad()
     forward = SharedForward(policy, rendered)
     order = forward.prepare(states)
-    assert forward.shares and sorted(order.tolist())==list(range(len(states)))
+    assert forward.shares and sorted(order.tolist()) == list(range(len(states)))
     for i in order.split(CHUNK):
         said = forward(states[i])
-        for a, b in zip(said, plain): assert torch.allclose(a, b[i], rtol=0, atol=1e-11)
+        for a, b in zip(said, plain):
+            assert torch.allclose(a, b[i], rtol=0, atol=1e-11)
         some_loss(*said, weigh[i]).backward()
     forward.flush()
-    for p, w in zip(policy.parameters(), want): assert (p.grad-w).norm()<=1e-11*w.norm()
-    for a, b in zip(answer_all(forward, states), plain): assert torch.allclose(a, b, rtol=0, atol=1e-11)
+    for p, w in zip(policy.parameters(), want):
+        assert (p.grad - w).norm() <= 1e-11 * w.norm()
+    for a, b in zip(answer_all(forward, states), plain):
+        assert torch.allclose(a, b, rtol=0, atol=1e-11)
     forward.flush()
-    for p, w in zip(policy.parameters(), want): assert (p.grad-w).norm()<=1e-11*w.norm(), 'a second flush has nothing to pass on'
+    for p, w in zip(policy.parameters(), want):
+        assert (p.grad - w).norm() <= 1e-11 * w.norm(), 'a second flush has nothing to pass on'
 
 
 def test_a_map_that_a_window_needs_is_needed(world):
     "The test above would notice if levels were mixed up, or the gradient of what frames share got lost"
     rendered, states = world
-    if len(rendered.table.level[states].unique())==1: pytest.skip('one level cannot be taken for another')
+    if len(rendered.table.level[states].unique()) == 1:
+        pytest.skip('one level cannot be taken for another')
     policy = lively(3)
     forward = SharedForward(policy, rendered)
     forward.prepare(states)
@@ -88,44 +96,60 @@ def test_a_map_that_a_window_needs_is_needed(world):
     some_loss(*forward(states), torch.ones(15)).backward()
     before = policy.embedder.block1.conv.weight.grad.clone()
     forward.flush()
-    assert (policy.embedder.block1.conv.weight.grad-before).norm()>1e-3*before.norm()
+    assert (policy.embedder.block1.conv.weight.grad - before).norm() > 1e-3 * before.norm()
     forward.prepare(states)
-    forward.row[forward.row>=0] = forward.row[forward.row>=0].roll(1)
+    forward.row[forward.row >= 0] = forward.row[forward.row >= 0].roll(1)
     assert not torch.allclose(forward(states)[0], right, rtol=0, atol=1e-6)
 
 
 def test_footprints_hold_whatever_a_pixel_can_reach():
     "Every pixel of a picture, changed alone: what it reaches in random maps, and no row or column more"
-    policy, spots = lively(0), torch.tensor([[y,y,x,x] for y in (0,1,7,30,31,62,63) for x in range(0,64,9)])
+    policy, spots = (
+        lively(0),
+        torch.tensor([[y, y, x, x] for y in (0, 1, 7, 30, 31, 62, 63) for x in range(0, 64, 9)]),
+    )
     p, rng = trace_footprints(spots), torch.Generator().manual_seed(0)
-    reached = [torch.zeros((len(spots),n,n), dtype=torch.bool) for n in SIDES]
+    reached = [torch.zeros((len(spots), n, n), dtype=torch.bool) for n in SIDES]
     for _ in range(6):  # a pixel may be too dark or bright to matter in one picture
-        one = torch.randint(256, (1,64,64,3), generator=rng, dtype=torch.uint8).repeat(len(spots)+1,1,1,1)
-        for i, (y,_,x,_) in enumerate(spots.tolist()): one[i,y,x] = 255-one[i,y,x]
-        with torch.no_grad(): maps = first_maps(policy, one)
-        for seen, m in zip(reached, maps): seen |= ((m[:-1]-m[-1:]).abs()>1e-14).any(1)
+        one = torch.randint(256, (1, 64, 64, 3), generator=rng, dtype=torch.uint8).repeat(
+            len(spots) + 1, 1, 1, 1
+        )
+        for i, (y, _, x, _) in enumerate(spots.tolist()):
+            one[i, y, x] = 255 - one[i, y, x]
+        with torch.no_grad():
+            maps = first_maps(policy, one)
+        for seen, m in zip(reached, maps):
+            seen |= ((m[:-1] - m[-1:]).abs() > 1e-14).any(1)
     for k, seen in enumerate(reached):
         for m, begin, end in zip(seen, p.begin[k].tolist(), p.end[k].tolist()):
             rows, cols = m.nonzero(as_tuple=True)
-            assert [rows.min(), cols.min()]==begin and [rows.max()+1, cols.max()+1]==end, k
+            assert [rows.min(), cols.min()] == begin and [rows.max() + 1, cols.max() + 1] == end, k
 
 
 @pytest.mark.parametrize('size', [3, 5, 9, 25])
 def test_rects_hold_footprints(size):
-    "Of any cells together: all that is touched, nothing outside the window they are cut from, on the map where they can be"
+    """Of any cells together: all that is touched, nothing outside the window they are cut from, on the map
+    where they can be"""
     p = trace_footprints(Renderer(size).mouse_spots())
-    for cells in (range(size**2), [0], [0,size**2-1], range(size), torch.randperm(size**2, generator=torch.Generator().manual_seed(size))[:7]):
+    for cells in (
+        range(size**2),
+        [0],
+        [0, size**2 - 1],
+        range(size),
+        torch.randperm(size**2, generator=torch.Generator().manual_seed(size))[:7],
+    ):
         cells = torch.as_tensor(list(cells))
         rects = p.rects(cells)
         for k, r in enumerate(rects):
-            end = r.starts+r.size
-            assert (r.starts<=p.begin[k,cells]).all() and (end>=p.end[k,cells]).all()
-            assert (r.size==(p.end[k,cells]-p.begin[k,cells]).amax(0)).all()
-            if k%5==0: assert (r.starts>=0).all() and (end<=SIDES[k]).all()
+            end = r.starts + r.size
+            assert (r.starts <= p.begin[k, cells]).all() and (end >= p.end[k, cells]).all()
+            assert (r.size == (p.end[k, cells] - p.begin[k, cells]).amax(0)).all()
+            if k % 5 == 0:
+                assert (r.starts >= 0).all() and (end <= SIDES[k]).all()
             else:
-                wide = rects[k-1].grown()
-                assert (r.starts>=wide.starts).all() and (end<=wide.starts+wide.size).all()
-    assert sorted(p.rank.tolist())==list(range(size**2))
+                wide = rects[k - 1].grown()
+                assert (r.starts >= wide.starts).all() and (end <= wide.starts + wide.size).all()
+    assert sorted(p.rank.tolist()) == list(range(size**2))
 
 
 def test_only_where_it_pays(monkeypatch):
@@ -133,52 +157,82 @@ def test_only_where_it_pays(monkeypatch):
     c = dict(num_envs=4, rollout=4, minibatches=1, epochs=1, env_steps=16, precision='float32')
     learner = PPO(PPOConfig(**c), Seeds(0))
     table, forward = learner.env.table, learner.forward
-    crowd, few = (table.level<10).nonzero()[:,0], table.start[:50].long()
+    crowd, few = (table.level < 10).nonzero()[:, 0], table.start[:50].long()
     for states, shares in ((crowd, True), (few, False), (crowd, True)):
         forward.prepare(states)
-        assert forward.shares==shares
-    for plain in (PPO(PPOConfig(**c), Seeds(0), share_frames=False), PPO(PPOConfig(**c, num_levels=0), Seeds(0))):
-        assert type(plain.forward) is PlainForward  # as it was asked for; and levels without end have no table
+        assert forward.shares == shares
+    for plain in (
+        PPO(PPOConfig(**c), Seeds(0), share_frames=False),
+        PPO(PPOConfig(**c, num_levels=0), Seeds(0)),
+    ):
+        assert (
+            type(plain.forward) is PlainForward
+        )  # as it was asked for; and levels without end have no table
     monkeypatch.setenv('GOALMISGEN_SHARED_FRAMES', '0')
     assert type(PPO(PPOConfig(**c), Seeds(0)).forward) is PlainForward
     assert type(PPO(PPOConfig(**c), Seeds(0), share_frames=True).forward) is SharedForward
     monkeypatch.setenv('GOALMISGEN_SHARED_FRAMES', 'yes')
-    with pytest.raises(ValueError, match='0 or 1'): PPO(PPOConfig(**c), Seeds(0))
+    with pytest.raises(ValueError, match='0 or 1'):
+        PPO(PPOConfig(**c), Seeds(0))
 
 
 def test_states_of_other_levels_are_refused(world):
     rendered, states = world
     level = rendered.first_alike[rendered.table.level]
-    others = (level!=level[states[0]]).nonzero()[:,0]
-    if not len(others): pytest.skip('there is no other level')
+    others = (level != level[states[0]]).nonzero()[:, 0]
+    if not len(others):
+        pytest.skip('there is no other level')
     forward = SharedForward(lively(3), rendered)
     forward.prepare(states[:1])
-    with pytest.raises(ValueError, match='prepared'): forward(others)
+    with pytest.raises(ValueError, match='prepared'):
+        forward(others)
 
 
 def test_exact_ppo_sees_the_same_either_way():
     config = ExactPPOConfig(levels_per_solve=8, precision='float32')
     shared, plain = (ExactPPO(config, Seeds(0), share_frames=share) for share in (True, False))
     states = shared.world.solver.states(torch.arange(8))
-    for learner in (shared, plain): learner.policy.double()
-    assert torch.allclose(shared.logits_no_grad(states), plain.logits_no_grad(states), rtol=0, atol=1e-12) and len(states)>200
+    for learner in (shared, plain):
+        learner.policy.double()
+    assert (
+        torch.allclose(shared.logits_no_grad(states), plain.logits_no_grad(states), rtol=0, atol=1e-12)
+        and len(states) > 200
+    )
 
 
 class Half(torch.nn.Module):
-    def forward(self, weight): return weight*.5
+    def forward(self, weight):
+        return weight * 0.5
 
 
-def hooked(p): p.embedder.block1.res1.register_forward_hook(lambda m, x, out: out*.5)
-def hooked_before(p): p.embedder.block2.conv.register_forward_pre_hook(lambda m, x: (x[0]*.5,))
-def hooked_late(p): p.embedder.relufc.register_forward_hook(lambda m, x, out: out.flip(1))
-def exchanged(p): p.embedder.block1.res2 = torch.nn.Identity()
-def overridden(p): p.embedder.block1.pool.forward = lambda x: torch.nn.functional.avg_pool2d(x, 3, 2, 1)
-def parametrised(p): torch.nn.utils.parametrize.register_parametrization(p.embedder.block2.conv, 'weight', Half())
+def hooked(p):
+    p.embedder.block1.res1.register_forward_hook(lambda m, x, out: out * 0.5)
+
+
+def hooked_before(p):
+    p.embedder.block2.conv.register_forward_pre_hook(lambda m, x: (x[0] * 0.5,))
+
+
+def hooked_late(p):
+    p.embedder.relufc.register_forward_hook(lambda m, x, out: out.flip(1))
+
+
+def exchanged(p):
+    p.embedder.block1.res2 = torch.nn.Identity()
+
+
+def overridden(p):
+    p.embedder.block1.pool.forward = lambda x: torch.nn.functional.avg_pool2d(x, 3, 2, 1)
+
+
+def parametrised(p):
+    torch.nn.utils.parametrize.register_parametrization(p.embedder.block2.conv, 'weight', Half())
 
 
 @pytest.mark.parametrize('change', [hooked, hooked_before, hooked_late, exchanged, overridden, parametrised])
 def test_a_changed_network_is_looked_at_as_it_is(world, change):
-    "Windows have their own way through the first half: what somebody hooks in there, exchanges or overrides must count"
+    """Windows have their own way through the first half: what somebody hooks in there, exchanges or overrides
+    must count"""
     rendered, states = world
     policy = lively(3)
     forward = forward_for(policy, rendered)
@@ -194,13 +248,17 @@ def test_hooks_of_the_way_back_count_too():
     policy = Policy(0)
     assert is_unmodified(policy)
     everywhere = torch.nn.modules.module
-    hooks = [lambda: policy.embedder.block1.res1.register_full_backward_hook(lambda *a: None),
-             lambda: policy.embedder.block1.res1.register_full_backward_pre_hook(lambda *a: None),
-             lambda: everywhere.register_module_forward_hook(lambda *a: None),
-             lambda: everywhere.register_module_forward_pre_hook(lambda *a: None),
-             lambda: everywhere.register_module_full_backward_hook(lambda *a: None)]
+    hooks = [
+        lambda: policy.embedder.block1.res1.register_full_backward_hook(lambda *a: None),
+        lambda: policy.embedder.block1.res1.register_full_backward_pre_hook(lambda *a: None),
+        lambda: everywhere.register_module_forward_hook(lambda *a: None),
+        lambda: everywhere.register_module_forward_pre_hook(lambda *a: None),
+        lambda: everywhere.register_module_full_backward_hook(lambda *a: None),
+    ]
     for hook in hooks:
         handle = hook()
-        try: assert not is_unmodified(policy)
-        finally: handle.remove()
+        try:
+            assert not is_unmodified(policy)
+        finally:
+            handle.remove()
         assert is_unmodified(policy)

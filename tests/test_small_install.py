@@ -1,4 +1,6 @@
-"Training, environments, frames and exact evaluation need six libraries and no more; what else is installed is hidden here"
+"""Training, environments, frames and exact evaluation need six libraries and no more; what else is installed
+is hidden here"""
+
 import os
 import re
 import shutil
@@ -21,7 +23,8 @@ ROOT = Path(__file__).resolve().parent.parent
 SIX = ('torch', 'numpy', 'fastcore', 'safetensors', 'pandas', 'pillow')
 
 
-def plain(name): return re.sub(r'[-_.]+', '-', name).lower()
+def plain(name):
+    return re.sub(r'[-_.]+', '-', name).lower()
 
 
 def closure(names):
@@ -29,9 +32,12 @@ def closure(names):
     found, todo = set(), list(map(plain, names))
     while todo:
         name = todo.pop()
-        if name in found: continue
-        try: needs = distribution(name).requires or []
-        except PackageNotFoundError: continue  # for another system
+        if name in found:
+            continue
+        try:
+            needs = distribution(name).requires or []
+        except PackageNotFoundError:
+            continue  # for another system
         found.add(name)
         todo += [plain(re.match(r'[\w.-]+', o)[0]) for o in needs if 'extra ==' not in o]
     return found
@@ -50,7 +56,7 @@ class Without:
     def __getattr__(self, name): return getattr(self.finder, name)
     def find_spec(self, name, *args): return None if name.split('.')[0] in HIDDEN else self.finder.find_spec(name, *args)
 sys.meta_path[:] = map(Without, sys.meta_path)
-'''
+'''  # noqa: E501
 
 
 WORK = '''
@@ -80,40 +86,68 @@ for name, config in dict(exact=ExactPPOConfig(num_levels=3, updates=1), ppo=PPOC
 load_example('exact-3')
 unwanted = {o.split('.')[0] for o in sys.modules} & {'scipy', 'matplotlib', 'tqdm', 'gymnasium', 'gym3', 'gym', 'procgen', 'tyro', 'sklearn'}
 print('worked', *unwanted)
-'''
+'''  # noqa: E501
 
 
 def run(code, folder, **names):
-    env = {k: v for k, v in os.environ.items() if k not in ('PYTHONPATH', 'GOALMISGEN_ASSETS')} | dict(OMP_NUM_THREADS='1', **names)
-    done = subprocess.run([sys.executable, '-c', code], cwd=folder, capture_output=True, encoding='utf-8', env=env)
+    env = {k: v for k, v in os.environ.items() if k not in ('PYTHONPATH', 'GOALMISGEN_ASSETS')} | dict(
+        OMP_NUM_THREADS='1', **names
+    )
+    done = subprocess.run(
+        [sys.executable, '-c', code], cwd=folder, capture_output=True, encoding='utf-8', env=env
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout.split()
 
 
 def test_six_libraries_are_enough(script, tmp_path):
-    "From training to exact numbers, without scipy, matplotlib, tqdm, gymnasium, gym3, procgen or tyro; pictures from a named folder"
+    """From training to exact numbers, without scipy, matplotlib, tqdm, gymnasium, gym3, procgen or tyro;
+    pictures from a named folder"""
     for path in PICTURE_FILES.values():
-        (tmp_path/'pictures'/path).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(asset_dir()/path, tmp_path/'pictures'/path)
-    assert run(script + WORK, tmp_path, GOALMISGEN_ASSETS=str(tmp_path/'pictures')) == ['worked']
+        (tmp_path / 'pictures' / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(asset_dir() / path, tmp_path / 'pictures' / path)
+    assert run(script + WORK, tmp_path, GOALMISGEN_ASSETS=str(tmp_path / 'pictures')) == ['worked']
 
 
-@pytest.mark.parametrize('name', ['scipy', 'matplotlib', 'tqdm', 'gymnasium', 'gym3', 'procgen', 'tyro', 'sklearn', 'statsmodels', 'ipywidgets'])
+@pytest.mark.parametrize(
+    'name',
+    [
+        'scipy',
+        'matplotlib',
+        'tqdm',
+        'gymnasium',
+        'gym3',
+        'procgen',
+        'tyro',
+        'sklearn',
+        'statsmodels',
+        'ipywidgets',
+    ],
+)
 def test_the_others_are_hidden(script, name, tmp_path):
     "The test above can fail"
-    assert run(script + f'''
+    assert run(
+        script
+        + f'''
 try: import {name}
-except ModuleNotFoundError: print('hidden')''', tmp_path) == ['hidden']
+except ModuleNotFoundError: print('hidden')''',
+        tmp_path,
+    ) == ['hidden']
 
 
 def test_the_chain_needs_no_sparse_matrices():
     "The same numbers as with scipy's, to the last bit"
     sparse = pytest.importorskip('scipy.sparse')
-    table = StateTable(generate(DUEL, range(20)), (10., -10.))
-    moves = move_probs(torch.softmax(3*torch.randn(len(table), 15, generator=torch.Generator().manual_seed(0)), -1))
+    table = StateTable(generate(DUEL, range(20)), (10.0, -10.0))
+    moves = move_probs(
+        torch.softmax(3 * torch.randn(len(table), 15, generator=torch.Generator().manual_seed(0)), -1)
+    )
     state, move = np.nonzero(table.outcome.numpy() == 0)
-    flow = sparse.csr_matrix((moves.numpy()[state, move], (table.next.numpy()[state, move], state)), shape=2*(len(table),))
+    flow = sparse.csr_matrix(
+        (moves.numpy()[state, move], (table.next.numpy()[state, move], state)), shape=2 * (len(table),)
+    )
     now, visits = np.zeros(len(table)), np.zeros(len(table))
     now[table.start.numpy()] = 1
-    for _ in range(40): visits, now = visits + now, flow @ now
+    for _ in range(40):
+        visits, now = visits + now, flow @ now
     assert np.array_equal(absorption(table, moves, horizon=40).visits, visits)

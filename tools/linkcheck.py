@@ -1,4 +1,6 @@
-"Check the links, anchors and images of a built site: `python tools/linkcheck.py _site`; exit status 1 when one is broken"
+"""Check the links, anchors and images of a built site: `python tools/linkcheck.py _site`; exit status 1 when
+one is broken"""
+
 import re
 import sys
 from html.parser import HTMLParser
@@ -8,6 +10,7 @@ from urllib.parse import unquote
 
 class Page(HTMLParser):
     "The anchors of a page and what it refers to"
+
     def __init__(self, path: Path):
         super().__init__()
         self.anchors, self.links = set(), []
@@ -15,8 +18,10 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         for name, value in attrs:
-            if name == 'id': self.anchors.add(value)
-            elif value and name == ('href' if tag in ('a', 'link') else 'src'): self.links.append(value)
+            if name == 'id':
+                self.anchors.add(value)
+            elif value and name == ('href' if tag in ('a', 'link') else 'src'):
+                self.links.append(value)
 
 
 def broken(root: Path) -> list[str]:
@@ -25,10 +30,12 @@ def broken(root: Path) -> list[str]:
     bad = [] if pages else [f'{root}: no pages']
     for path, page in pages.items():
         for link in page.links:
-            if re.match('[a-z]+:', link): continue
+            if re.match('[a-z]+:', link):
+                continue
             address, _, anchor = unquote(link).partition('#')
-            target = (path.parent/address).resolve() if address else path
-            if not target.is_file(): bad.append(f'{path.relative_to(root.resolve())}: {link} leads nowhere')
+            target = (path.parent / address).resolve() if address else path
+            if not target.is_file():
+                bad.append(f'{path.relative_to(root.resolve())}: {link} leads nowhere')
             elif anchor and target in pages and anchor not in pages[target].anchors:
                 bad.append(f'{path.relative_to(root.resolve())}: {link}: no such anchor')
     return bad

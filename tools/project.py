@@ -1,4 +1,6 @@
-"What the tools need to know about the project: its settings, and its notebooks with their numbers, modules and cells"
+"""What the tools need to know about the project: its settings, and its notebooks with their numbers, modules
+and cells"""
+
 import ast
 import json
 import re
@@ -14,7 +16,7 @@ EXPORTS = {'export', 'exports', 'exporti'}
 def settings(root: Path) -> dict:
     "The project's settings.ini"
     ini = ConfigParser(delimiters=['='])
-    ini.read(root/'settings.ini', encoding='utf-8')
+    ini.read(root / 'settings.ini', encoding='utf-8')
     return dict(ini['DEFAULT'])
 
 
@@ -26,19 +28,25 @@ def text(lines) -> str:
 @dataclass
 class Cell:
     "One cell: `#| name: value` lines become `directives`, the rest of the text is `body`"
+
     kind: str
     source: str
     outputs: list = field(default_factory=list)
 
     @cached_property
     def directives(self) -> dict:
-        if self.kind != 'code': return {}
+        if self.kind != 'code':
+            return {}
         found = re.findall(r'^[ \t]*#\|[ \t]*([\w-]+)[ \t]*:?[ \t]*(.*?)[ \t]*$', self.source, re.M)
         return dict(found)
 
     @property
     def body(self) -> str:
-        return re.sub(r'^[ \t]*#\|.*\n?', '', self.source, flags=re.M).strip('\n') if self.kind == 'code' else self.source
+        return (
+            re.sub(r'^[ \t]*#\|.*\n?', '', self.source, flags=re.M).strip('\n')
+            if self.kind == 'code'
+            else self.source
+        )
 
     @property
     def exported(self) -> bool:
@@ -46,7 +54,11 @@ class Cell:
 
     def parse(self) -> ast.Module:
         "The syntax tree of a code cell; lines of magic are left out"
-        return ast.parse('' if self.body.startswith('%%') else re.sub(r'^([ \t]*)[%!].*$', r'\1pass', self.body, flags=re.M))
+        return ast.parse(
+            ''
+            if self.body.startswith('%%')
+            else re.sub(r'^([ \t]*)[%!].*$', r'\1pass', self.body, flags=re.M)
+        )
 
 
 @dataclass
@@ -77,7 +89,7 @@ class Notebook:
 
 def paths(root: Path) -> list[Path]:
     "All notebooks of a project in order of reading; processed and hidden folders are left out"
-    found = (root/'nbs').rglob('*.ipynb')
+    found = (root / 'nbs').rglob('*.ipynb')
     return sorted(p for p in found if not any(o[0] in '._' for o in p.relative_to(root).parts))
 
 

@@ -162,7 +162,7 @@ def draw_traces(traces:dict): # Title to a table of `reward_trace`
     """What models paid step by step, with the score and without, over the steps that won points; returns the
     figure"""
     with style() as plt:
-        fig, axs = plt.subplots(len(traces), 1, figsize=(8, 1.7*len(traces)), sharex=True, squeeze=False)
+        fig, axs = plt.subplots(len(traces), 1, figsize=(6.6, 1.5*len(traces)), sharex=True, squeeze=False)
         for ax, (title, trace) in zip(axs[:, 0], traces.items()):
             for step in np.flatnonzero(trace.points): ax.axvline(step, color=SOFT, lw=.5, alpha=.5)
             for view, colour, label in (('show', SERIES[0], 'score shown'),
