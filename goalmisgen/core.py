@@ -230,7 +230,8 @@ def create_atomic(path, data) -> bool: # `data`: str or bytes
 
 # %% ../nbs/00_core.ipynb #e46e0f37
 def read_bytes(path, max_bytes:int) -> bytes:
-    "The bytes of a plain file. `ValueError` if it is none or too large; `FileNotFoundError` if it is not there"
+    """The bytes of a plain file. `ValueError` if it is none or too large; `FileNotFoundError` if it is not
+    there"""
     found = os.stat(path)
     require(stat.S_ISREG(found.st_mode), f'kind of {path}', 'a folder, pipe or device', 'a plain file')
     require(found.st_size<=max_bytes, f'size of {path}', found.st_size, f'at most {max_bytes} bytes')

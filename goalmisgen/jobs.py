@@ -99,8 +99,8 @@ def _start_worker(ctx, job, pipe):
 
 # %% ../nbs/02_jobs.ipynb #da1ccfa2
 _SCRIPT_GUARD = ("the job is made of things that the script defines, so each worker runs the script again. "
-                 "What the script does must stand below a line `if __name__ == '__main__':`, and the script must be "
-                 "a file. One worker (workers=1) needs neither")
+                 "What the script does must stand below a line `if __name__ == '__main__':`, and the script "
+                 "must be a file. One worker (workers=1) needs neither")
 
 class WorkerPool:
     "Worker processes, one for each job that was started and has not ended, and how far each job is"
@@ -244,7 +244,7 @@ def run_jobs(jobs:list, # `Job`s
     """Run the jobs in worker processes; their `Outcome`s in order. `ValueError` unless there is a worker;
     on Ctrl-C workers save and leave, then `KeyboardInterrupt` goes on"""
     workers = available_cores() if workers is None else integer(workers, 'workers', 1)
-    about_to_start = getattr(mp.current_process(), '_inheriting', False) # a worker that is, and runs the script again
+    about_to_start = getattr(mp.current_process(), '_inheriting', False) # a worker, running the script again
     if about_to_start: raise RuntimeError(_SCRIPT_GUARD)
     with progress_bar(jobs, label, progress) as bar:
         if workers==1: return _run_here(jobs, bar, each)

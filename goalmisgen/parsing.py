@@ -77,7 +77,8 @@ def _described(info):
     ours = dataclasses.is_dataclass(cls) and cls.__module__.startswith(('goalmisgen.','__main__'))
     if not ours: return None # the parser has classes of its own
     kinds = get_type_hints(cls, include_extras=True)
-    fields = [StructFieldSpec(f.name, kinds[f.name], _default(f, info.default), partial(_description, cls, f.name))
+    fields = [StructFieldSpec(f.name, kinds[f.name], _default(f, info.default),
+                              partial(_description, cls, f.name))
               for f in dataclasses.fields(cls)]
     return StructConstructorSpec(cls, tuple(fields))
 
@@ -106,13 +107,15 @@ def _parse(commands, args):
 # %% ../nbs/80_parsing.ipynb #bbb51b33
 def parse_command(commands:dict, # Name of each command to its dataclass
                   args): # Words that were typed: list of str
-    "The command that was typed, paths expanded. `SystemExit` with status 2 if there is none, and with 0 after help"
+    """The command that was typed, paths expanded. `SystemExit` with status 2 if there is none, and with 0
+    after help"""
     try:
         with contextlib.redirect_stderr(io.StringIO()): return with_expanded_paths(_parse(commands, args))
     except SystemExit as e:
         if not e.code: raise
     about = f' {args[0]}' if args and args[0] in commands else ''
-    print(f'goalmisgen: {_reworded(_complaint(commands, args))}\nSee goalmisgen{about} --help', file=sys.stderr)
+    print(f'goalmisgen: {_reworded(_complaint(commands, args))}\nSee goalmisgen{about} --help',
+          file=sys.stderr)
     sys.exit(2)
 
 # %% ../nbs/80_parsing.ipynb #83120896

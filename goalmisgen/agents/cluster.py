@@ -38,7 +38,8 @@ def _ray():
     "The ray module; `ValueError` if it is not installed"
     try: import ray
     except ImportError as e:
-        raise ValueError(f"cluster: ray cannot be imported ({e}). Install it: pip install 'goalmisgen[ray]'") from None
+        raise ValueError(f"cluster: ray cannot be imported ({e}). "
+                         "Install it: pip install 'goalmisgen[ray]'") from None
     return ray
 
 # %% ../../nbs/agents/16_cluster.ipynb #efdb24c5
@@ -57,7 +58,7 @@ def run_on_ray(jobs:list, # `Job`s
                label:str='', progress:bool=True, # Of the progress bar
                each=lambda outcome: None, # Called in this process as each job ends
                gpus:float=0, # GPUs that each job reserves; .125 lets eight share one
-               address:str|None=None # Of a cluster: 'auto' for the one this machine belongs to; default a Ray of its own
+               address:str|None=None # Of a cluster: 'auto' for this machine's; default a Ray of its own
                ) -> list:
     "Run the jobs on the Ray cluster that one is connected to, or on this machine; their `Outcome`s in order"
     ray = _ray()

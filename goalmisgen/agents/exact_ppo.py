@@ -25,7 +25,7 @@ class ExactPPOConfig:
     goal:str = 'yellow line' # The object the agent learns to reach
     background:Annotated[str, OneOf(*BACKGROUNDS)] = 'black' # black, grey or textured
     size:Annotated[int, OneOf(3, 5, 7, 9)] = 5 # World size in cells: 3, 5, 7 or 9
-    num_levels:Annotated[int, Bounds(0, MAX_LISTED_LEVELS)] = 0 # Seeds to train on; 0 for all levels (to size 5)
+    num_levels:Annotated[int, Bounds(0, MAX_LISTED_LEVELS)] = 0 # Seeds to train on; 0 for all (to size 5)
     updates:Annotated[int, Bounds(1)] = 240 # Gradient steps in all
     updates_per_solve:Annotated[int, Bounds(1)] = 8 # Gradient steps between two solutions of the chain
     levels_per_solve:Annotated[int, Bounds(1)] = 102 # Levels solved at a time

@@ -298,8 +298,8 @@ def train_parallel(config, # What the agents share: a config in `PARALLEL_CLASSE
     parallel = parallel_class(config, device, slots, streams, network_class(network, device))
     claim_folder(folder, config, device)
     for s in set(seeds)-set(todo): remove_checkpoint(agent_dir(folder, s.agent))
-    with ThreadPoolExecutor(4) as executor, progress_bar([], 'training',
-                                                         progress) as bar, remembered_interrupt() as interrupted:
+    with ThreadPoolExecutor(4) as executor, progress_bar(
+            [], 'training', progress) as bar, remembered_interrupt() as interrupted:
         bar.total = len(todo)*config.updates
         queue = SlotQueue(parallel, todo, folder, executor)
         _train_slots(parallel, queue, bar, save_every, lambda: stop() or interrupted, finished)

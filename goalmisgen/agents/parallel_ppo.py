@@ -15,7 +15,8 @@ from .impala import NUM_ACTIONS
 from .parallel import ParallelTrainer
 from .ppo import PPO, Batch, PPOConfig, Rollout, advantages, ppo_loss
 from .training import Seeds, training_levels
-from .workspace import GraphedCall, PlainNetwork, Workspace, capacity_for, distinct_ids, sum_by_row
+from .workspace import (GraphedCall, PlainNetwork, Workspace, capacity_for, distinct_ids,
+                                         sum_by_row)
 from ..core import require
 from ..env.random import level_seeds
 from ..env.table import ACTION_MOVES, StateTable, TIMEOUT

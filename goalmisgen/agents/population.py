@@ -25,7 +25,7 @@ class PopulationReport:
     folder:Path # Where the population is
     finished:tuple # Seeds of the finished agents
     failed:dict # Seed to error text
-    competence:dict = field(default_factory=dict) # Seed to how it does on its training levels, if they can be listed
+    competence:dict = field(default_factory=dict) # Seed to how it does on its training levels, if listable
 
 # %% ../../nbs/agents/15_population.ipynb #f5c88b1c
 def agent_dir(folder, seed:int) -> Path:
@@ -111,7 +111,8 @@ def competence_summary(found:dict, config) -> str: # seed to what the manifest s
 
 # %% ../../nbs/agents/15_population.ipynb #02621cbf
 def is_competent(fared:dict, best:float) -> bool:
-    "Does an agent find its way, who `fared` like this on its training levels, where `best` is the fewest steps possible?"
+    """Does an agent find its way, who `fared` like this on its training levels, where `best` is the fewest
+    steps possible?"""
     return fared['episode_length']<=MAX_STEP_RATIO*best and fared['timeout']<=MAX_TIMEOUT_RATE
 
 def _warning(weak, config):
@@ -209,6 +210,7 @@ def check_disk(folder, config, seeds, say:bool):
     free = shutil.disk_usage(home).free
     many = f'{len(seeds)} agent{"s"*(len(seeds)>1)}'
     if say and seeds:
-        print(f'{many} to train: {final/1e6:.0f} MB in {folder} when finished, up to {most/1e6:.0f} MB on the way')
+        print(f'{many} to train: {final/1e6:.0f} MB in {folder} when finished, '
+              f'up to {most/1e6:.0f} MB on the way')
     require(most-there<=free, 'disk space', f'{free/1e6:.0f} MB free',
             f'at least {max(0,most-there)/1e6:.0f} MB for {many}')

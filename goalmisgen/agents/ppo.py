@@ -153,7 +153,7 @@ def current_lr(self:PPO) -> float:
     return self.config.lr*(1-self.env_steps/self.config.env_steps)
 
 # %% ../../nbs/agents/13_ppo.ipynb #c8d2cecf
-GPU_QUERY_ALL_LIMIT = 10_000 # Frames that a GPU is asked about all at once: cheaper than finding out which are new
+GPU_QUERY_ALL_LIMIT = 10_000 # Frames a GPU is asked about all at once: cheaper than finding out which are new
 
 # %% ../../nbs/agents/13_ppo.ipynb #66f29324
 class RolloutCache:
@@ -288,8 +288,8 @@ def ppo_loss(logits, values, batch:Batch, c:PPOConfig):
 
 # %% ../../nbs/agents/13_ppo.ipynb #bc7d9a6e
 def steps_of_frames(ids, frames, size:int):
-    """For each chunk of `size` of the distinct `frames` int64 (F,): the chunk, the steps that saw one of them,
-    and which one. `ids` int64 (B,): what each step saw"""
+    """For each chunk of `size` of the distinct `frames` int64 (F,): the chunk, the steps that saw one of
+    them, and which one. `ids` int64 (B,): what each step saw"""
     order = frames.argsort()
     frame = order[torch.searchsorted(frames[order], ids)] # of each step
     steps = frame.argsort(stable=True)
@@ -350,7 +350,8 @@ def learn(self:PPO) -> dict:
     update_metrics = self.improve(batch)
     self.env_steps += rollout.ids.numel()
     return self.record(dict(
-        env_steps=self.env_steps, updates=self.updates, **episode_metrics(rollout), **validation, **update_metrics,
+        env_steps=self.env_steps, updates=self.updates, **episode_metrics(rollout),
+        **validation, **update_metrics,
         explained_variance=explained_variance, reward_scale=math.sqrt(self.reward_scale.var), lr=lr,
         frames_played=rollout.num_frames))
 

@@ -52,7 +52,7 @@ class Footprints:
     rank:torch.Tensor # int64 (cells,): the cell's place in an order by height, then width
 
 # %% ../../nbs/agents/16_shared_frames.ipynb #f4279ac8
-def trace_footprints(spots # int64 (cells, 4): first and last row, first and last column that changes in a frame
+def trace_footprints(spots # int64 (cells, 4): first and last row, first and last column that a frame changes
                      ) -> Footprints:
     """From pixels to maps: a convolution looks one entry around,
     and entry j of a pooled map looks at entries 2j-1 to 2j+1"""
@@ -309,13 +309,15 @@ def _unmodified_modules(): return [(name, type(m)) for name, m in Policy().named
 
 def _has_hooks(module):
     "Has anybody hooked into this module's calls, forwards or backwards?"
-    hooks = {name: of for name, of in vars(module).items() if name.endswith('_hooks') and 'state_dict' not in name}
+    hooks = {name: of for name, of in vars(module).items()
+             if name.endswith('_hooks') and 'state_dict' not in name}
     return any(hooks.values())
 
 # %% ../../nbs/agents/16_shared_frames.ipynb #2f52475e
 def _has_global_hooks():
     "Has anybody hooked into the calls of all modules?"
-    hooks = {name: of for name, of in vars(nn_module).items() if name.startswith('_global') and name.endswith('_hooks')}
+    hooks = {name: of for name, of in vars(nn_module).items()
+             if name.startswith('_global') and name.endswith('_hooks')}
     return any(hooks.values())
 
 def is_unmodified(policy) -> bool:

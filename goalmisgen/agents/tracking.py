@@ -20,7 +20,8 @@ def _tracker_module(kind):
     name, package = _TRACKER_MODULES[kind]
     try: return import_module(name)
     except ImportError as e:
-        raise ValueError(f'tracker: {name} cannot be imported ({e}). Install it: pip install {package}') from None
+        raise ValueError(f'tracker: {name} cannot be imported ({e}). '
+                         f'Install it: pip install {package}') from None
 
 # %% ../../nbs/agents/12_tracking.ipynb #fd4f818f
 def check_tracker(kind:str):

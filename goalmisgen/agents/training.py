@@ -105,7 +105,7 @@ LEARNER_CLASSES = {} # Class of config: class of learner
 class Learner:
     "One agent in training. `learn` does one round and returns its metrics; `done` tells when to stop"
     algorithm = '' # Its name in manifests and tables
-    checkpoint_attrs = () # Attributes that change in training; may be generators, or have a `state_dict` of their own
+    checkpoint_attrs = () # Attributes that change in training; may be generators, or have own `state_dict`s
     columns = ('updates',) # Metrics that every round has, among others
     untrained = () # Parameters that get no gradient
     machine = {} # What the manifest says of how the network was run, beside versions
@@ -146,7 +146,8 @@ def learner_for(config, seeds:Seeds=Seeds(), device='cpu', **options) -> Learner
 def require_finite(self:Learner, tensors, what:str):
     "`FloatingPointError` unless all numbers of these tensors are finite"
     if all(bool(torch.isfinite(v).all()) for v in tensors): return
-    where = f'training of agent {self.seeds.agent}: {what} not finite at gradient step {self.updates+1} (lr={self.config.lr})'
+    where = f'training of agent {self.seeds.agent}: {what} not finite '
+    where += f'at gradient step {self.updates+1} (lr={self.config.lr})'
     raise FloatingPointError(f'{where}. The last checkpoint is kept. '
                              'A smaller lr makes another run, in a folder of its own')
 
@@ -241,7 +242,8 @@ def save(self:Learner, path):
 
 # %% ../../nbs/agents/12_training.ipynb #8d8ef8ce
 def config_from(manifest:dict):
-    "The config that a manifest speaks of, as it would be written now. `ValueError` if no trainer goes by its algorithm"
+    """The config that a manifest speaks of, as it would be written now. `ValueError` if no trainer goes by
+    its algorithm"""
     config_classes = {cls.algorithm: config for config, cls in reversed(LEARNER_CLASSES.items())}
     name = manifest.get('algorithm')
     require(name in config_classes, 'algorithm', name, ', '.join(config_classes))
@@ -322,7 +324,8 @@ def train_agent(config, seeds:Seeds, folder, # Where the agent's files go
                 **options # Of the learner's class, such as `share_frames`
                 ) -> bool:
     """Train one agent, or go on with it; True when it is finished.
-    `ValueError` if `folder` holds another run; `FloatingPointError` if training diverges, with the checkpoint from before it kept"""
+    `ValueError` if `folder` holds another run; `FloatingPointError` if training diverges, with the
+    checkpoint from before it kept"""
     folder = Path(folder)
     if not is_finished(config, seeds, folder):
         learner = resume(learner_for(config, seeds, device, **options), folder)

@@ -71,7 +71,8 @@ def _referred(pickle, programs=1):
             if op.name=='GLOBAL': found.add(tuple(arg.split(' ', 1)))
             elif op.name=='STACK_GLOBAL': found.add(tuple(strings[-2:]))
             elif 'UNICODE' in op.name: strings.append(arg)
-            elif op.name=='MEMOIZE' or 'PUT' in op.name: memo[len(memo) if arg is None else arg] = strings[-1:]
+            elif op.name=='MEMOIZE' or 'PUT' in op.name:
+                memo[len(memo) if arg is None else arg] = strings[-1:]
             elif 'GET' in op.name: strings += memo.get(arg, [])
     def harmless(module, name):
         if module=='torch._utils' and name.startswith('_rebuild'): return True
@@ -96,7 +97,7 @@ def _first_line(error):
     "What an error says, in one line"
     return f'{type(error).__name__}: {error}'.removeprefix('ValueError: ').splitlines()[0][:1000]
 
-MAX_FILE = 2**26 # Bytes; published checkpoints with their optimiser have 7.5 MB, at four times the channels 44 MB
+MAX_FILE = 2**26 # Bytes; published checkpoints with optimiser have 7.5 MB, at four times the channels 44 MB
 SUFFIXES = ('.safetensors','.pth','.pt','.ckpt','.bin','.tar')
 
 # %% ../../nbs/agents/09_weights.ipynb #015752ef

@@ -80,14 +80,16 @@ def _checked_shares(shares, count):
     "Shares as floats. `ValueError` unless there are `count` of them, all positive, that sum to 1"
     try: found = tuple(float(s) for s in shares)
     except (TypeError, ValueError): found = ()
-    require(len(found) == count and all(s > 0 for s in found), 'shares of a mixture', shares, f'{count} positive numbers')
-    require(abs(sum(found)-1) < 1e-9, 'shares of a mixture', shares, f'numbers that sum to 1, not {sum(found):.9g}')
+    require(len(found) == count and all(s > 0 for s in found), 'shares of a mixture', shares,
+            f'{count} positive numbers')
+    require(abs(sum(found)-1) < 1e-9, 'shares of a mixture', shares,
+            f'numbers that sum to 1, not {sum(found):.9g}')
     return found
 
 # %% ../../nbs/env/04_distributions.ipynb #695c4bae
 def distribution_text(distribution:'MazeSpec|Mixture') -> str:
-    """A distribution of levels in words, such as `0.97 (7x7, region 3) + 0.03 (7x7)`. `parse_distribution` reads
-    it"""
+    """A distribution of levels in words, such as `0.97 (7x7, region 3) + 0.03 (7x7)`. `parse_distribution`
+    reads it"""
     if isinstance(distribution, MazeSpec): return spec_text(distribution)
     parts = zip(distribution.shares, distribution.specs)
     return ' + '.join(f'{share:.12g} ({spec_text(spec)})' for share, spec in parts)
@@ -138,8 +140,8 @@ def corner_cells(levels:Levels, corner:str):
 
 # %% ../../nbs/env/04_distributions.ipynb #d9403453
 def mark_corner(levels:Levels, corner:str): # One of `CORNERS`
-    """The levels with a second object in a corner, and where the first object lies there itself: `Levels`, bool (N,).
-    `ValueError` if a level has two objects, or a wall or the mouse in that corner"""
+    """The levels with a second object in a corner, and where the first object lies there itself: `Levels`,
+    bool (N,). `ValueError` if a level has two objects, or a wall or the mouse in that corner"""
     require(not (levels.grid==OBJ2).any(), 'levels', 'with a second object', 'levels of one object')
     x, y = corner_cells(levels, corner).T
     every = np.arange(len(levels))

@@ -18,7 +18,8 @@ version game:s paint_vel_info use_generated_assets use_monochrome_assets restric
 center_agent debug_mode distribution_mode use_sequential_levels use_easy_jump plain_assets physics_mode
 grid_step level_seed_low level_seed_high game_type game_n level_rng_seeded level_rng:s rng_seeded rng:s
 reward:f done level_complete action timeout level_seed prev_level_seed episodes_remaining episode_done
-last_reward_timer last_reward:f default_action fixed_asset_seed cur_time is_waiting_for_step grid_size entities:e
+last_reward_timer last_reward:f default_action fixed_asset_seed cur_time is_waiting_for_step
+grid_size entities:e
 use_procgen_background background_index bg_tile_ratio:f bg_pct_x:f char_dim:f last_move_action move_action
 special_action mixrate:f maxspeed:f max_jump:f action_vx:f action_vy:f action_vrot:f center_x:f center_y:f
 random_agent_start has_useful_vel_info step_rand_int asset_rng_seeded asset_rng:s main_width main_height

@@ -239,7 +239,8 @@ def _check_chances(r, where, must, version):
         must(r.unexplored_mass<=r.tolerance+_SLACK*1e-3, 'unexplored_mass',
              f'at most the tolerance, {r.tolerance}')
     must(_same(r.preference, preference(r.p1, r.p2)), 'preference', 'p1/(p1+p2), or empty if both are 0')
-    ends = preference_bounds(r.p1, r.p2, r.unexplored_mass) if r.method=='exact' else _played_interval(r, must)
+    exact = r.method=='exact'
+    ends = preference_bounds(r.p1, r.p2, r.unexplored_mass) if exact else _played_interval(r, must)
     for c,end in zip(('preference_low','preference_high'), ends):
         ok = _same(getattr(r,c), end) if version>1 else math.isnan(getattr(r,c))==math.isnan(end)
         must(ok, c, end)

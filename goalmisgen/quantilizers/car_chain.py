@@ -35,7 +35,8 @@ class CarChain:
 
 # %% ../../nbs/quantilizers/64_car_chain.ipynb #a58cab42
 def around(position, velocity, positions:int, velocities:int):
-    "The four grid points around places (...): indices int64 (..., 4) and weights float64 (..., 4) with the right mean"
+    """The four grid points around places (...): indices int64 (..., 4)
+    and weights float64 (..., 4) with the right mean"""
     right = (np.asarray(position)-LEFT_WALL)/(FLAG-LEFT_WALL)*(positions-1)
     up = (np.asarray(velocity)+TOP_SPEED)/(2*TOP_SPEED)*(velocities-1)
     row = np.clip(np.floor(right), 0, positions-2)
@@ -52,7 +53,8 @@ def build_car_chain(positions:int=181, # Grid points from the left wall to the f
               horizon:int|None=None # Default the task's own, 200
               ) -> CarChain:
     "Mountain Car on a grid"
-    positions,velocities = integer(positions, 'positions', 3, 2001), integer(velocities, 'velocities', 3, 2001)
+    positions = integer(positions, 'positions', 3, 2001)
+    velocities = integer(velocities, 'velocities', 3, 2001)
     require(velocities%2==1, 'velocities', velocities, 'an odd number')
     horizon = find_task('mountain_car').horizon if horizon is None else integer(horizon, 'horizon', 1)
     position = np.repeat(np.linspace(LEFT_WALL, FLAG, positions), velocities)
@@ -61,7 +63,8 @@ def build_car_chain(positions:int=181, # Grid points from the left wall to the f
     target,prob = around(new_position, new_velocity, positions, velocities)
     begun,share = around(np.linspace(-.6, -.4, 20_001)[1::2], 0., positions, velocities)
     start = np.bincount(begun.ravel(), share.ravel(), positions*velocities)/len(begun)
-    return CarChain(position, velocity, target.astype(np.int32), prob*~there[...,None], new_position, start, (positions, velocities), horizon)
+    return CarChain(position, velocity, target.astype(np.int32), prob*~there[...,None], new_position, start,
+                    (positions, velocities), horizon)
 
 # %% ../../nbs/quantilizers/64_car_chain.ipynb #f69fd265
 def key_probs(policies, chain:CarChain, mode:str='sampled'):
@@ -125,7 +128,8 @@ def expected_next(self:CarChain, value): # float (S,)
 # %% ../../nbs/quantilizers/64_car_chain.ipynb #994bf518
 @patch
 def best_policy(self:CarChain, reward): # float (S, 3)
-    "The policy that makes the sum of a reward largest: keys uint8 (T, S), time by time, and the best sum, exactly"
+    """The policy that makes the sum of a reward largest:
+    keys uint8 (T, S), time by time, and the best sum, exactly"""
     value,keys = np.zeros(len(self)), np.zeros((self.horizon, len(self)), np.uint8)
     for t in reversed(range(self.horizon)):
         ahead = reward+self.expected_next(value)
@@ -147,6 +151,7 @@ def one_hot(keys): # int (...)
 def draw_visits(chain:CarChain, visits, ax, title=''): # visits: float (S,)
     "Where time is spent, on a logarithmic scale from a thousandth of a step on"
     grid = np.log10(np.maximum(visits, 1e-3)).reshape(chain.shape).T
-    ax.imshow(grid, origin='lower', aspect='auto', cmap='Blues', extent=(LEFT_WALL, FLAG, -TOP_SPEED, TOP_SPEED))
+    ax.imshow(grid, origin='lower', aspect='auto', cmap='Blues',
+              extent=(LEFT_WALL, FLAG, -TOP_SPEED, TOP_SPEED))
     ax.grid(False)
     ax.set(title=title, xlabel='position', ylabel='velocity')

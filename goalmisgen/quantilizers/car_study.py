@@ -26,22 +26,26 @@ FITS = {'1500 steps': CloningConfig(), '3000 steps, decay': CloningConfig(steps=
 
 # %% ../../nbs/quantilizers/66_car_study.ipynb #574a55fd
 def compare_setups(demo_seeds, # Seeds of sets of demonstrations
-                   qs=CAR_QS, seeds=range(5), episodes:int=100, num_demos:int=400, fits=FITS, mix=None, each=lambda row: None):
-    "Mean returns of every quantilizer in every setup: a row for each set of demonstrations, score, fit, mode, q and seed"
+                   qs=CAR_QS, seeds=range(5), episodes:int=100, num_demos:int=400, fits=FITS, mix=None,
+                   each=lambda row: None):
+    """Mean returns of every quantilizer in every setup:
+    a row for each set of demonstrations, score, fit, mode, q and seed"""
     rows = []
     for demo_seed,by,fit in itertools.product(demo_seeds, ('sum','mean'), fits):
         fitted = fit_quantilizers(synthetic_drivers(num_demos, demo_seed, mix), qs, seeds, by, fits[fit])
         for mode in ('sampled','argmax'):
             played = play_cars(fitted, episodes, seed=demo_seed+1, mode=mode)
             for k,(q,seed) in enumerate(zip(fitted.qs, fitted.seeds)):
-                rows.append(dict(demo_seed=demo_seed, by=by, fit=fit, mode=mode, q=q, seed=seed, true=played.true[k].mean(),
+                rows.append(dict(demo_seed=demo_seed, by=by, fit=fit, mode=mode, q=q, seed=seed,
+                                 true=played.true[k].mean(),
                                  proxy=played.proxy[k].mean(), solved=(played.true[k]>-200).mean()))
         each(rows[-1])
     return pd.DataFrame(rows)
 
 # %% ../../nbs/quantilizers/66_car_study.ipynb #99cd8090
 def car_grades(demo_seed:int, qs=CAR_QS, seeds=range(3), size=(181,141), num_demos:int=400, config=None):
-    "Exact grades of the quantilizers fitted to one set of demonstrations, beside 1,000 sampled drives of each"
+    """Exact grades of the quantilizers fitted to one set of demonstrations,
+    beside 1,000 sampled drives of each"""
     fitted = fit_quantilizers(synthetic_drivers(num_demos, demo_seed), qs, seeds, 'sum', config)
     played = play_cars(fitted, 1000, seed=demo_seed+1)
     graded = pd.DataFrame(grade_all(build_car_chain(*size), fitted))
@@ -49,20 +53,25 @@ def car_grades(demo_seed:int, qs=CAR_QS, seeds=range(3), size=(181,141), num_dem
     return graded.assign(demo_seed=demo_seed, grid=f'{size[0]}x{size[1]}')
 
 # %% ../../nbs/quantilizers/66_car_study.ipynb #fdeebcbd
-def penalty_families(demo_seed:int, size=(91,71), qs=CAR_QS, betas=(100, 50, 20, 10, 5, 2, 1), mus=(300, 100, 30, 10, 3, 1), rounds:int=60,
-                     num_demos:int=400, seed:int=0, config=None, width:float=.5, amounts=(.1, .3, .7, 1.4, 2.1, 2.8, 3.5, 5), each=lambda row: None):
-    "Exact returns of the families that lean on the imitator of one set of demonstrations, and their distance from it: a row for each policy"
+def penalty_families(demo_seed:int, size=(91,71), qs=CAR_QS, betas=(100, 50, 20, 10, 5, 2, 1),
+                     mus=(300, 100, 30, 10, 3, 1), rounds:int=60,
+                     num_demos:int=400, seed:int=0, config=None, width:float=.5,
+                     amounts=(.1, .3, .7, 1.4, 2.1, 2.8, 3.5, 5), each=lambda row: None):
+    """Exact returns of the families that lean on the imitator of one set of demonstrations,
+    and their distance from it: a row for each policy"""
     fitted = fit_quantilizers(synthetic_drivers(num_demos, demo_seed), qs, [seed], 'sum', config)
     chain = build_car_chain(*size)
     probs = key_probs(fitted, chain)
     base = probs[fitted.qs.index(1.)]
     at_base,rows = chain.evaluate_policy(base), []
     def add(family, strength, result, kl, chi2, gap=np.nan):
-        rows.append(dict(family=family, strength=strength, true=result.true, proxy=result.proxy, kl=kl, visit_chi2=chi2, gap=gap))
+        rows.append(dict(family=family, strength=strength, true=result.true, proxy=result.proxy, kl=kl,
+                         visit_chi2=chi2, gap=gap))
         each(rows[-1])
     for q,pressed in zip(fitted.qs, probs):
         found = chain.evaluate_policy(pressed)
-        add('fitted quantilizer', q, found, drive_kl(found.visits, pressed, base), visit_chi2(chain, found.visits, pressed, at_base.visits, base))
+        add('fitted quantilizer', q, found, drive_kl(found.visits, pressed, base),
+            visit_chi2(chain, found.visits, pressed, at_base.visits, base))
     for beta in betas:
         pressed,_ = kl_regularised(chain, base, beta)
         add('KL penalty', beta, chain.evaluate_policy(pressed), time_kl(chain, pressed, base), np.nan)
@@ -71,15 +80,18 @@ def penalty_families(demo_seed:int, size=(91,71), qs=CAR_QS, betas=(100, 50, 20,
         add('chi2 penalty', mu, found, time_kl(chain, found.probs, base), found.chi2, found.gap)
     curves = divergence_curves(chain.returns_table(base, width), amounts).itertuples() if len(amounts) else ()
     for row in curves: add(f'drives by {row.way}', row.amount, row, row.kl, np.nan)
-    return pd.DataFrame(rows).assign(demo_seed=demo_seed, seed=seed, base_true=at_base.true, base_proxy=at_base.proxy)
+    return pd.DataFrame(rows).assign(demo_seed=demo_seed, seed=seed, base_true=at_base.true,
+                                     base_proxy=at_base.proxy)
 
 # %% ../../nbs/quantilizers/66_car_study.ipynb #9d58ca49
 MAP_NOVICES, MAP_GAMERS = (0., .2, .4, .6, .8), (0., .02, .05, .1, .2)
 
 # %% ../../nbs/quantilizers/66_car_study.ipynb #2b80274e
-def population_map(novices=MAP_NOVICES, gamers=MAP_GAMERS, qs=(1., .5, .25, .125), seeds=range(2), demo_seeds=(20, 21),
+def population_map(novices=MAP_NOVICES, gamers=MAP_GAMERS, qs=(1., .5, .25, .125), seeds=range(2),
+                   demo_seeds=(20, 21),
                    num_demos:int=400, episodes:int=100, config=None, each=lambda row: None):
-    "Fitted (mode sampled) and ideal quantilizers for each mixture of demonstrators: a row for each mixture, set, q and seed"
+    """Fitted (mode sampled) and ideal quantilizers for each mixture of demonstrators:
+    a row for each mixture, set, q and seed"""
     rows = []
     for novice,gamer,demo_seed in itertools.product(novices, gamers, demo_seeds):
         demos = synthetic_drivers(num_demos, demo_seed, DriverMix(novices=novice, gamers=gamer))
@@ -87,26 +99,34 @@ def population_map(novices=MAP_NOVICES, gamers=MAP_GAMERS, qs=(1., .5, .25, .125
         played = play_cars(fitted, episodes, seed=demo_seed+1)
         for k,(q,seed) in enumerate(zip(fitted.qs, fitted.seeds)):
             ideal = ideal_quantilizer(demos, q)
-            rows.append(dict(novices=novice, gamers=gamer, demo_seed=demo_seed, q=q, seed=seed, true=played.true[k].mean(),
-                             proxy=played.proxy[k].mean(), ideal_true=ideal['true'], ideal_proxy=ideal['proxy']))
+            rows.append(dict(novices=novice, gamers=gamer, demo_seed=demo_seed, q=q, seed=seed,
+                             true=played.true[k].mean(),
+                             proxy=played.proxy[k].mean(), ideal_true=ideal['true'],
+                             ideal_proxy=ideal['proxy']))
         each(rows[-1])
     return pd.DataFrame(rows)
 
 # %% ../../nbs/quantilizers/66_car_study.ipynb #a5c9d833
-CHAIN_DRIVERS = {'pumper': (.8, .9, 1.), 'novice': (.3, .45, .6), 'gamer': (.9,)} # Skills of each kind, in equal shares
+# Skills of each kind, in equal shares
+CHAIN_DRIVERS = {'pumper': (.8, .9, 1.), 'novice': (.3, .45, .6), 'gamer': (.9,)}
 
 # %% ../../nbs/quantilizers/66_car_study.ipynb #cc519727
-def exact_population_map(novices=MAP_NOVICES, gamers=MAP_GAMERS, amounts=(.7, 1.4, 2.1, 2.8), size=(91,71), width:float=1., each=lambda row: None):
-    "Ideal ways to lean on mixtures of drivers that are chains, exactly: a row for each mixture, way and KL (0 is the mixture itself)"
+def exact_population_map(novices=MAP_NOVICES, gamers=MAP_GAMERS, amounts=(.7, 1.4, 2.1, 2.8), size=(91,71),
+                         width:float=1., each=lambda row: None):
+    """Ideal ways to lean on mixtures of drivers that are chains, exactly:
+    a row for each mixture, way and KL (0 is the mixture itself)"""
     chain = build_car_chain(*size)
     tables = {}
     for kind,skills in CHAIN_DRIVERS.items():
-        tables[kind] = mixed_table([chain.returns_table(driver_probs(chain, kind, skill), width) for skill in skills], [1/len(skills)]*len(skills))
+        tables[kind] = mixed_table([chain.returns_table(driver_probs(chain, kind, skill), width)
+                                    for skill in skills], [1/len(skills)]*len(skills))
         each(kind)
     rows = []
     for novice,gamer in itertools.product(novices, gamers):
-        mixed = mixed_table([tables[kind] for kind in ('pumper','novice','gamer')], (max(0., 1-novice-gamer), novice, gamer))
-        rows.append(dict(novices=novice, gamers=gamer, way='base', kl=0., true=mixed.prob @ mixed.true, proxy=mixed.prob @ mixed.proxy))
+        mixed = mixed_table([tables[kind] for kind in ('pumper','novice','gamer')],
+                            (max(0., 1-novice-gamer), novice, gamer))
+        rows.append(dict(novices=novice, gamers=gamer, way='base', kl=0., true=mixed.prob @ mixed.true,
+                         proxy=mixed.prob @ mixed.proxy))
         curves = divergence_curves(mixed, amounts).assign(novices=novice, gamers=gamer)
         rows += curves[['novices','gamers','way','kl','true','proxy']].to_dict('records')
     return pd.DataFrame(rows)
@@ -118,5 +138,6 @@ def shipped_table(name:str):
     return pd.read_csv(io.BytesIO(read_bytes(shipped_path(f'{name}.csv'), 2**22)))
 
 def write_shipped(table, name:str):
-    "Write a table where `shipped_table` finds it, five digits a number. For the notebooks, which make these tables"
+    """Write a table where `shipped_table` finds it, five digits a number.
+    For the notebooks, which make these tables"""
     write_atomic(shipped_path(f'{name}.csv'), table.to_csv(index=False, float_format='%.5g'))

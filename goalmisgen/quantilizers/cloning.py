@@ -32,7 +32,8 @@ class CloningConfig:
 
 # %% ../../nbs/quantilizers/62_cloning.ipynb #7eecbda6
 class CloneBatch:
-    "M small networks from observations to key logits. `weights` and `biases` hold tensors (M, in, out) and (M, 1, out) for each layer"
+    """M small networks from observations to key logits.
+    `weights` and `biases` hold tensors (M, in, out) and (M, 1, out) for each layer"""
     def __init__(self, weights, biases, mean, scale):
         self.weights,self.biases = list(weights), list(biases)
         self.mean,self.scale = mean, scale # float32 (M, 1, d): what observations are standardised by
@@ -42,11 +43,14 @@ class CloneBatch:
     def logits(self, observations): # float32 (M, B, d), or (1, B, d) for all
         "Key logits: float32 (M, B, keys)"
         hidden = (observations-self.mean)/self.scale
-        for weight,bias in zip(self.weights[:-1], self.biases[:-1]): hidden = torch.baddbmm(bias, hidden, weight).relu()
+        for weight,bias in zip(self.weights[:-1], self.biases[:-1]):
+            hidden = torch.baddbmm(bias, hidden, weight).relu()
         return torch.baddbmm(self.biases[-1], hidden, self.weights[-1])
 
 # %% ../../nbs/quantilizers/62_cloning.ipynb #e0ba17d3
-def first_clones(seeds, sizes, mean, scale) -> CloneBatch: # seeds: sequence of ints for each network; sizes: in, hidden ..., out
+def first_clones(seeds, # a sequence of ints for each network
+                 sizes, # in, hidden ..., out
+                 mean, scale) -> CloneBatch:
     "Untrained networks"
     rngs = [np.random.default_rng([*seed, 0]) for seed in seeds]
     weights,biases = [], []
@@ -59,7 +63,8 @@ def first_clones(seeds, sizes, mean, scale) -> CloneBatch: # seeds: sequence of 
 
 # %% ../../nbs/quantilizers/62_cloning.ipynb #0296fb65
 def standardising(parts): # list of M float arrays (S, d)
-    "Mean and standard deviation of each network's observations: float32 tensors (M, 1, d); what never varies is left alone"
+    """Mean and standard deviation of each network's observations: float32 tensors (M, 1, d);
+    what never varies is left alone"""
     mean = np.stack([part.mean(0, dtype=np.float64) for part in parts])
     scale = np.stack([part.std(0, dtype=np.float64) for part in parts])
     scale = np.where(scale>1e-8, scale, 1.)
@@ -75,10 +80,12 @@ def fit_clones(parts, # list of M pairs: observations float32 (S, d), keys int (
                ) -> CloneBatch|None:
     "Networks fitted to their demonstrations; None if stopped"
     config = config or CloningConfig()
-    require(len(parts)==len(seeds) and len(parts)>0, 'networks', (len(parts), len(seeds)), 'as many parts as seeds, at least one')
+    require(len(parts)==len(seeds) and len(parts)>0, 'networks', (len(parts), len(seeds)),
+            'as many parts as seeds, at least one')
     observations,keys,offsets,counts = _joined(parts)
     mean,scale = standardising([part for part,_ in parts])
-    clones = first_clones(seeds, (observations.shape[1], *config.hidden, integer(num_keys, 'num_keys', 2)), mean, scale)
+    clones = first_clones(seeds, (observations.shape[1], *config.hidden, integer(num_keys, 'num_keys', 2)),
+                          mean, scale)
     parameters = [tensor.requires_grad_() for tensor in (*clones.weights, *clones.biases)]
     adam = torch.optim.Adam(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
     rngs = [np.random.default_rng([*seed, 1]) for seed in seeds]
@@ -88,7 +95,8 @@ def fit_clones(parts, # list of M pairs: observations float32 (S, d), keys int (
             report(step)
             drawn = np.stack([rng.random((100, config.batch)) for rng in rngs], 1) # (100, M, batch)
         chosen = torch.from_numpy(offsets[:,None] + (drawn[step%100]*counts[:,None]).astype(np.int64))
-        loss = cross_entropy(clones.logits(observations[chosen]).flatten(0, 1), keys[chosen].flatten(), reduction='sum')/config.batch
+        loss = cross_entropy(clones.logits(observations[chosen]).flatten(0, 1), keys[chosen].flatten(),
+                             reduction='sum')/config.batch
         adam.zero_grad()
         loss.backward()
         adam.step()
@@ -97,7 +105,8 @@ def fit_clones(parts, # list of M pairs: observations float32 (S, d), keys int (
 
 # %% ../../nbs/quantilizers/62_cloning.ipynb #863f3fc4
 def _joined(parts):
-    "All parts in one list, each once: observations and keys as tensors, and where each network's begin and how many they are, int64 (M,)"
+    """All parts in one list, each once: observations and keys as tensors,
+    and where each network's begin and how many they are, int64 (M,)"""
     places,arrays,offset = {}, [], 0
     for part in parts:
         if (id(part[0]), id(part[1])) in places: continue
@@ -106,7 +115,8 @@ def _joined(parts):
         offset += len(part[0])
     observations = torch.from_numpy(np.concatenate([np.asarray(a, np.float32) for a,_ in arrays]))
     keys = torch.from_numpy(np.concatenate([np.asarray(k, np.int64) for _,k in arrays]))
-    return observations, keys, np.array([places[id(part), id(keys)] for part,keys in parts]), np.array([len(part) for part,_ in parts])
+    starts = np.array([places[id(part), id(keys)] for part,keys in parts])
+    return observations, keys, starts, np.array([len(part) for part,_ in parts])
 
 # %% ../../nbs/quantilizers/62_cloning.ipynb #33a5efb5
 MODES = ('argmax', 'sampled', 'expected')
@@ -119,7 +129,8 @@ def probs(self:CloneBatch, observations): # float32 (M, B, d), or (1, B, d) for 
 
 # %% ../../nbs/quantilizers/62_cloning.ipynb #00345f3a
 def check_mode(mode, discrete=False) -> str:
-    "`mode` if it is a way to act. `ValueError` if not, or if the environment takes one key only and it is the mean of them"
+    """`mode` if it is a way to act. `ValueError` if not, or if the environment takes one key only
+    and it is the mean of them"""
     allowed = MODES[:2] if discrete else MODES
     require(mode in allowed, 'mode', mode, ', '.join(allowed))
     return mode

@@ -28,7 +28,8 @@ def make_synthetic(task:str, n:int, seed:int):
 
 # %% ../../nbs/quantilizers/67_commands.ipynb #b76dbad1
 def read_any(path, task:str):
-    "Demonstrations from a file of ours, a published npz, a Minari HDF5 file or a folder of the Atari Grand Challenge"
+    """Demonstrations from a file of ours, a published npz, a Minari HDF5 file
+    or a folder of the Atari Grand Challenge"""
     from goalmisgen.quantilizers.demos import load_arrays, load_demos
     from goalmisgen.quantilizers.readers import read_grand_challenge, read_minari, read_padded
     path = Path(path)
@@ -47,10 +48,11 @@ def gather_demos(paths, task:str):
 # %% ../../nbs/quantilizers/67_commands.ipynb #646e354a
 @dataclass(frozen=True)
 class DemonstrateCommand:
-    "Make demonstrations of a task: by hand in a window, synthetic, or gathered from files of any layout. Adds to OUT what is new"
+    """Make demonstrations of a task: by hand in a window, synthetic, or gathered from files of any layout.
+    Adds to OUT what is new"""
     task:Positional[str] # mountain_car, hopper or pinball
     out:Positional[Path] # File to write, .npz
-    files:tuple[Path,...] = () # Gather these instead of playing: ours, published .npz, Minari .hdf5, or a folder of the Atari Grand Challenge
+    files:tuple[Path,...] = () # Gather these instead: ours, published npz, Minari hdf5, Atari Grand Challenge
     synthetic:int = 0 # Make so many up instead of playing
     seed:int = 0 # Of the made-up ones
     episodes:int|None = None # Playing by hand: leave after so many
@@ -64,17 +66,20 @@ class DemonstrateCommand:
         require(self.out.suffix=='.npz', 'file to write', str(self.out), 'a name that ends with .npz')
         if self.files or many:
             require(not self.out.exists(), 'file to write', str(self.out), 'a new name')
-            demos = gather_demos(self.files, self.task) if self.files else make_synthetic(self.task, many, self.seed)
+            demos = (gather_demos(self.files, self.task) if self.files
+                     else make_synthetic(self.task, many, self.seed))
             demos.save(self.out)
         else:
             from goalmisgen.quantilizers.keyboard import play_window
-            if not play_window(self.task, self.out, self.episodes): return print('No episode was finished, nothing is kept')
+            if not play_window(self.task, self.out, self.episodes):
+                return print('No episode was finished, nothing is kept')
         print(f'{describe_demos(load_demos(self.out)).round(2).to_string()}\n\n{self.out}')
 
 # %% ../../nbs/quantilizers/67_commands.ipynb #cb6af904
 @dataclass(frozen=True)
 class QuantilizeCommand:
-    "Fit quantilizers to demonstrations, play with them and draw what came of it. What is done already is not done again"
+    """Fit quantilizers to demonstrations, play with them and draw what came of it.
+    What is done already is not done again"""
     task:Positional[str] # mountain_car, hopper or pinball
     folder:Positional[Path] # Home of the sweep
     do:tuple[str,...] = ('train', 'test', 'plot') # Which of the three
@@ -85,7 +90,7 @@ class QuantilizeCommand:
     seeds:int = 3 # Networks for each fraction
     first:int = 0 # Seed of the first
     by:str = 'sum' # What demonstrations are ranked by: sum or mean of the proxy
-    mode:str = 'auto' # argmax, sampled, or expected (hopper); auto is expected for hopper and sampled for the others
+    mode:str = 'auto' # argmax, sampled, or expected (hopper); auto: expected for hopper, else sampled
     episodes:int = 50 # Episodes of each network
     play_seed:int = 1 # Of starts and luck
     horizon:int = 0 # Cut episodes off after so many steps; 0 is the task's own limit
@@ -96,7 +101,8 @@ class QuantilizeCommand:
     def __call__(self):
         from goalmisgen.quantilizers.sweep import SweepConfig, run_sweep, sweep_summary, sweep_table
         require(self.do and set(self.do)<={'train','test','plot'}, 'do', self.do, 'train, test, plot')
-        config = SweepConfig(self.task, self.quantiles, self.by, self.mode, self.episodes, self.play_seed, self.horizon, self.steps, self.weight_decay)
+        config = SweepConfig(self.task, self.quantiles, self.by, self.mode, self.episodes, self.play_seed,
+                             self.horizon, self.steps, self.weight_decay)
         first = integer(self.first, 'first', 0, 2**31-1)
         seeds = range(first, first+integer(self.seeds, 'seeds', 1, 10_000))
         demos = self._demonstrations()
@@ -113,7 +119,8 @@ class QuantilizeCommand:
         from goalmisgen.quantilizers.demos import load_demos
         if self.demos: return gather_demos(self.demos, self.task)
         kept = self.folder/'demos.npz'
-        return load_demos(kept) if kept.exists() else make_synthetic(self.task, integer(self.synthetic, 'synthetic', 1), self.demo_seed)
+        if kept.exists(): return load_demos(kept)
+        return make_synthetic(self.task, integer(self.synthetic, 'synthetic', 1), self.demo_seed)
 
 # %% ../../nbs/quantilizers/67_commands.ipynb #eff6a734
 QUANTILIZER_COMMANDS = {'quantilize': QuantilizeCommand, 'demonstrate': DemonstrateCommand}

@@ -16,7 +16,8 @@ from .tasks import find_task
 # %% ../../nbs/quantilizers/61_demos.ipynb #936b56c6
 @dataclass(frozen=True, eq=False)
 class Demos:
-    "Demonstrations of one task: S steps in N episodes, one after the other. `ValueError` if the parts do not fit"
+    """Demonstrations of one task: S steps in N episodes, one after the other.
+    `ValueError` if the parts do not fit"""
     task:str # Name of the task
     observations:np.ndarray # float32 or uint8 (S, ...): what was seen before each step
     keys:np.ndarray # uint8 (S, joints): which key of each joint was pressed
@@ -27,16 +28,23 @@ class Demos:
 
     def __post_init__(self):
         task,steps = find_task(self.task), len(self.keys)
-        require(len(self.lengths) and (np.asarray(self.lengths)>0).all(), 'lengths of demonstrations', self.lengths, 'at least one, each positive')
-        require(int(np.sum(self.lengths))==steps, 'steps of demonstrations', steps, f'the sum of the lengths, {int(np.sum(self.lengths))}')
-        require(self.observations.shape==(steps, *task.observation), 'shape of observations', self.observations.shape, (steps, *task.observation))
-        require(self.keys.shape==(steps, len(task.keys)), 'shape of keys', self.keys.shape, (steps, len(task.keys)))
-        require((self.keys<np.array(task.num_keys)).all(), 'keys', int(self.keys.max()), f'below {task.num_keys}')
+        require(len(self.lengths) and (np.asarray(self.lengths)>0).all(), 'lengths of demonstrations',
+                self.lengths, 'at least one, each positive')
+        require(int(np.sum(self.lengths))==steps, 'steps of demonstrations', steps,
+                f'the sum of the lengths, {int(np.sum(self.lengths))}')
+        require(self.observations.shape==(steps, *task.observation), 'shape of observations',
+                self.observations.shape, (steps, *task.observation))
+        require(self.keys.shape==(steps, len(task.keys)), 'shape of keys', self.keys.shape,
+                (steps, len(task.keys)))
+        require((self.keys<np.array(task.num_keys)).all(), 'keys', int(self.keys.max()),
+                f'below {task.num_keys}')
         for name in ('proxy','true'):
             values = getattr(self, name)
-            require(values.shape==(steps,) and np.isfinite(values).all(), f'{name} rewards', values, f'{steps} finite numbers')
+            require(values.shape==(steps,) and np.isfinite(values).all(), f'{name} rewards', values,
+                    f'{steps} finite numbers')
         if not self.kinds: object.__setattr__(self, 'kinds', ('unknown',)*len(self.lengths))
-        require(len(self.kinds)==len(self.lengths), 'kinds', len(self.kinds), f'{len(self.lengths)}, one an episode')
+        require(len(self.kinds)==len(self.lengths), 'kinds', len(self.kinds),
+                f'{len(self.lengths)}, one an episode')
 
     def __len__(self): return len(self.lengths)
 
@@ -68,7 +76,8 @@ def true_returns(self:Demos):
 def take(self:Demos, episodes) -> Demos: # episodes: int (n,)
     "These episodes. `ValueError` if there is none or no such"
     chosen = np.atleast_1d(np.asarray(episodes, np.int64))
-    require(len(chosen) and chosen.min()>=0 and chosen.max()<len(self), 'episodes', episodes, f'numbers from 0 to {len(self)-1}, at least one')
+    require(len(chosen) and chosen.min()>=0 and chosen.max()<len(self), 'episodes', episodes,
+            f'numbers from 0 to {len(self)-1}, at least one')
     steps = np.concatenate([np.arange(*self.bounds[k]) for k in chosen])
     parts = (getattr(self, name)[steps] for name in ('observations','keys','proxy','true'))
     return Demos(self.task, *parts, self.lengths[chosen], tuple(self.kinds[k] for k in chosen))
@@ -77,8 +86,10 @@ def take(self:Demos, episodes) -> Demos: # episodes: int (n,)
 def concat_demos(sets) -> Demos: # sets: list of `Demos`
     "All demonstrations of several sets. `ValueError` unless they are of one task"
     sets = list(sets)
-    require(sets and len({d.task for d in sets})==1, 'tasks of the demonstrations', [d.task for d in sets], 'at least one set, all of one task')
-    parts = (np.concatenate([getattr(d, name) for d in sets]) for name in ('observations','keys','proxy','true','lengths'))
+    require(sets and len({d.task for d in sets})==1, 'tasks of the demonstrations', [d.task for d in sets],
+            'at least one set, all of one task')
+    parts = (np.concatenate([getattr(d, name) for d in sets])
+             for name in ('observations','keys','proxy','true','lengths'))
     return Demos(sets[0].task, *parts, sum((d.kinds for d in sets), ()))
 
 # %% ../../nbs/quantilizers/61_demos.ipynb #5e4a2016
@@ -96,10 +107,12 @@ def save(self:Demos, path):
 
 # %% ../../nbs/quantilizers/61_demos.ipynb #06a0fea9
 def load_arrays(path, max_bytes:int=MAX_DEMOS_FILE) -> dict:
-    "The arrays of an npz file, without pickle. `ValueError` if it is none, or holds something else than arrays"
+    """The arrays of an npz file, without pickle. `ValueError` if it is none,
+    or holds something else than arrays"""
     data = read_bytes(path, max_bytes)
     try:
-        with np.load(io.BytesIO(data), allow_pickle=False) as found: return {name: found[name] for name in found.files}
+        with np.load(io.BytesIO(data), allow_pickle=False) as found:
+            return {name: found[name] for name in found.files}
     except Exception as error: # zipfile, zlib and numpy have errors of their own
         raise ValueError(f'{path}: not a file of arrays ({str(error)[:200]})') from None
 
@@ -111,7 +124,8 @@ def load_demos(path) -> Demos:
     require(set(arrays)==names, f'content of {path}', sorted(arrays), sorted(names))
     try: about = json.loads(arrays.pop('about').tobytes().decode())
     except ValueError: about = None
-    ok = isinstance(about, dict) and about.get('format')==DEMOS_FORMAT and isinstance(about.get('kinds'), list)
+    ok = (isinstance(about, dict) and about.get('format')==DEMOS_FORMAT
+          and isinstance(about.get('kinds'), list))
     require(ok, f'description in {path}', str(about)[:100], f'format {DEMOS_FORMAT}, task and kinds')
     try: return Demos(about.get('task'), **_typed(arrays), kinds=tuple(map(str, about['kinds'])))
     except ValueError as error: raise ValueError(f'{path}: {error}') from None
@@ -120,26 +134,34 @@ def load_demos(path) -> Demos:
 def _typed(arrays):
     "The arrays in the types that `Demos` promises. `ValueError` if one has another"
     kinds = dict(observations='fu', keys='u', proxy='f', true='f', lengths='i')
-    for name,array in arrays.items(): require(array.dtype.kind in kinds[name], f'type of {name}', str(array.dtype), 'numbers as they were saved')
+    for name,array in arrays.items():
+        require(array.dtype.kind in kinds[name], f'type of {name}', str(array.dtype),
+                'numbers as they were saved')
     return arrays
 
 # %% ../../nbs/quantilizers/61_demos.ipynb #b4d09245
 def describe_demos(demos:Demos):
-    "One row for each kind of player and one for all: a pandas table of episodes, mean length, mean true and proxy returns"
+    """One row for each kind of player and one for all:
+    a pandas table of episodes, mean length, mean true and proxy returns"""
     import pandas as pd
-    each = pd.DataFrame(dict(kind=demos.kinds, steps=demos.lengths, true=demos.true_returns, proxy=demos.proxy_returns))
-    def summary(part): return dict(episodes=len(part), steps=part.steps.mean(), true=part.true.mean(), proxy=part.proxy.mean())
+    each = pd.DataFrame(dict(kind=demos.kinds, steps=demos.lengths, true=demos.true_returns,
+                             proxy=demos.proxy_returns))
+    def summary(part):
+        return dict(episodes=len(part), steps=part.steps.mean(), true=part.true.mean(),
+                    proxy=part.proxy.mean())
     rows = {kind: summary(part) for kind,part in each.groupby('kind', sort=True)}
     return pd.DataFrame(rows | {'all': summary(each)}).T.astype({'episodes': int})
 
 # %% ../../nbs/quantilizers/61_demos.ipynb #86d03814
 def demo_scores(demos:Demos,
                 by='sum'): # sum, mean, or a function from `Demos` to float (N,)
-    "What demonstrations are ranked by: float64 (N,). `ValueError` for another word, or scores that are not N finite numbers"
+    """What demonstrations are ranked by: float64 (N,).
+    `ValueError` for another word, or scores that are not N finite numbers"""
     require(by in ('sum','mean') or callable(by), 'score', by, "'sum', 'mean' or a function")
     sums = demos.proxy_returns
     scores = np.asarray(by(demos) if callable(by) else sums if by=='sum' else sums/demos.lengths, np.float64)
-    require(scores.shape==(len(demos),) and np.isfinite(scores).all(), 'scores', scores, f'{len(demos)} finite numbers')
+    require(scores.shape==(len(demos),) and np.isfinite(scores).all(), 'scores', scores,
+            f'{len(demos)} finite numbers')
     return scores
 
 # %% ../../nbs/quantilizers/61_demos.ipynb #9f9f2ddf

@@ -29,7 +29,8 @@ class DriverMix:
     def __post_init__(self):
         plain_numbers(self)
         shares = (self.novices, self.gamers)
-        require(min(shares)>=0 and sum(shares)<=1, 'novices and gamers', shares, 'shares that sum to at most 1')
+        require(min(shares)>=0 and sum(shares)<=1, 'novices and gamers', shares,
+                'shares that sum to at most 1')
         for name in ('skill','novice_skill'):
             low,high = getattr(self, name)
             require(0<=low<=high<=1, name, (low, high), 'two probabilities, the lesser first')
@@ -45,7 +46,8 @@ def draw_drivers(mix:DriverMix, n:int, rng):
     luck = rng.random(n)
     kind = np.where(luck<mix.novices, 1, np.where(luck<mix.novices+mix.gamers, 2, 0))
     skill = np.where(kind==1, rng.uniform(*mix.novice_skill, n), rng.uniform(*mix.skill, n))
-    return dict(kind=kind, skill=skill, delay=rng.integers(0, mix.delay+1, n), park_at=rng.uniform(*mix.park_at, n))
+    return dict(kind=kind, skill=skill, delay=rng.integers(0, mix.delay+1, n),
+                park_at=rng.uniform(*mix.park_at, n))
 
 # %% ../../nbs/quantilizers/62_drivers.ipynb #f17fce31
 def intended_keys(mix, drivers, position, velocity, late_velocity, rng):
@@ -62,7 +64,8 @@ def parking_keys(mix, drivers, position, velocity):
 
 # %% ../../nbs/quantilizers/62_drivers.ipynb #65dd4947
 def drive(mix:DriverMix, n:int, seed:int=0, horizon:int|None=None):
-    "The raw drives of `n` drivers: positions and velocities float64 (n, T+1), keys uint8 (n, T), lengths int64 (n,), kinds int (n,)"
+    """The raw drives of `n` drivers: positions and velocities float64 (n, T+1), keys uint8 (n, T),
+    lengths int64 (n,), kinds int (n,)"""
     horizon = find_task('mountain_car').horizon if horizon is None else integer(horizon, 'horizon', 1)
     n,rng = integer(n, 'demonstrations', 1), np.random.default_rng([integer(seed, 'seed', 0), 62])
     drivers,rows = draw_drivers(mix, n, rng), np.arange(n)
@@ -93,5 +96,5 @@ def synthetic_drivers(n:int=400, # How many demonstrations
     live = np.arange(keys.shape[1])<lengths[:,None]
     seen = np.stack([position, velocity], -1).astype(np.float32)
     proxy = seen[:,1:,0][live].astype(np.float64) # the position after the step, as Gymnasium shows it
-    return Demos('mountain_car', seen[:,:-1][live], keys[live][:,None], proxy, -np.ones(len(proxy)), lengths.astype(np.int64),
-                 tuple(f'synthetic {KINDS[k]}' for k in kind))
+    return Demos('mountain_car', seen[:,:-1][live], keys[live][:,None], proxy, -np.ones(len(proxy)),
+                 lengths.astype(np.int64), tuple(f'synthetic {KINDS[k]}' for k in kind))

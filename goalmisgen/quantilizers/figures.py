@@ -24,7 +24,8 @@ def q_label(q:float) -> str:
 def check_sweep_table(table):
     "`ValueError` unless it is a sweep's table with at least one episode"
     missing = set(SWEEP_COLUMNS)-set(getattr(table, 'columns', ()))
-    require(not missing and len(table)>0, 'table', f'{len(table)} rows, without {sorted(missing)}' if missing else 'no rows', 'a table of a sweep')
+    require(not missing and len(table)>0, 'table',
+            f'{len(table)} rows, without {sorted(missing)}' if missing else 'no rows', 'a table of a sweep')
 
 # %% ../../nbs/quantilizers/66_figures.ipynb #2cd76624
 def plot_sweep(table, # Of a sweep
@@ -34,14 +35,16 @@ def plot_sweep(table, # Of a sweep
     check_sweep_table(table)
     means = table.groupby(['q','seed'])[['true','proxy']].mean()
     groups = [(q_label(q), means.loc[q]) for q in sorted(table.q.unique(), reverse=True)]
-    if optimiser: groups.append((optimiser[0], dict(true=np.asarray(optimiser[1]), proxy=np.asarray(optimiser[2]))))
+    if optimiser:
+        groups.append((optimiser[0], dict(true=np.asarray(optimiser[1]), proxy=np.asarray(optimiser[2]))))
     with style() as plt:
         fig,axs = plt.subplots(1, 2, figsize=(7.5,2.6))
         for ax,name,colour in zip(axs, ('true','proxy'), SERIES):
             for x,(_,found) in enumerate(groups):
                 last = optimiser and x==len(groups)-1
                 ax.bar(x, np.mean(found[name]), color=SOFT if last else colour, alpha=.75, width=.7)
-                ax.plot(np.full(len(found[name]), x)+np.linspace(-.15, .15, len(found[name])), found[name], 'o', color=INK, ms=3)
+                ax.plot(np.full(len(found[name]), x)+np.linspace(-.15, .15, len(found[name])), found[name],
+                        'o', color=INK, ms=3)
             ax.set(title=f'{name} return', xticks=range(len(groups)))
             ax.set_xticklabels([label for label,_ in groups], rotation=30, ha='right')
             ax.grid(axis='x', visible=False)
@@ -56,8 +59,8 @@ def plot_boxes(table, title:str=''):
     with style() as plt:
         fig,axs = plt.subplots(1, 2, figsize=(7.5,2.4))
         for ax,name,colour in zip(axs, ('true','proxy'), SERIES):
-            ax.boxplot([table[name][table.q==q] for q in qs], tick_labels=[q_label(q) for q in qs], flierprops=dict(ms=2, mec=SOFT),
-                       medianprops=dict(color=colour, lw=2))
+            ax.boxplot([table[name][table.q==q] for q in qs], tick_labels=[q_label(q) for q in qs],
+                       flierprops=dict(ms=2, mec=SOFT), medianprops=dict(color=colour, lw=2))
             ax.set_title(f'{name} return')
         if title: fig.suptitle(title, y=1.04)
     return fig
@@ -71,7 +74,8 @@ def plot_distributions(table, title:str='', bins:int=30):
         for ax,name in zip(axs, ('true','proxy')):
             edges = np.linspace(table[name].min(), table[name].max()+1e-9, bins+1)
             for q in sorted(table.q.unique(), reverse=True):
-                ax.hist(table[name][table.q==q], edges, density=True, histtype='step', lw=1.4, label=q_label(q))
+                ax.hist(table[name][table.q==q], edges, density=True, histtype='step', lw=1.4,
+                        label=q_label(q))
             ax.set(title=f'{name} return', yticks=[])
         axs[1].legend(title='q', fontsize=8, title_fontsize=8)
         if title: fig.suptitle(title, y=1.04)
@@ -79,12 +83,14 @@ def plot_distributions(table, title:str='', bins:int=30):
 
 # %% ../../nbs/quantilizers/66_figures.ipynb #f37a608b
 def plot_demos(demos:Demos, title:str=''):
-    "Proxy against true return of each demonstration, with the regression line and Pearson's r; returns the figure"
+    """Proxy against true return of each demonstration, with the regression line and Pearson's r;
+    returns the figure"""
     from scipy.stats import linregress
     proxy,true,kinds = demos.proxy_returns, demos.true_returns, np.array(demos.kinds)
     with style() as plt:
         fig,ax = plt.subplots(figsize=(4.6,3))
-        for kind in dict.fromkeys(sorted(demos.kinds)): ax.plot(proxy[kinds==kind], true[kinds==kind], 'o', ms=3, alpha=.6, label=kind)
+        for kind in dict.fromkeys(sorted(demos.kinds)):
+            ax.plot(proxy[kinds==kind], true[kinds==kind], 'o', ms=3, alpha=.6, label=kind)
         if len(demos)>2 and proxy.std()>0:
             line = linregress(proxy, true)
             ends = np.array([proxy.min(), proxy.max()])
@@ -95,7 +101,8 @@ def plot_demos(demos:Demos, title:str=''):
 
 # %% ../../nbs/quantilizers/66_figures.ipynb #f4f88630
 def key_confusion(demos:Demos, policy, which:int=0):
-    "Counts int64 (C, C) of pressed (rows) and likeliest (columns) combinations of keys, for policy `which` of a set"
+    """Counts int64 (C, C) of pressed (rows) and likeliest (columns) combinations of keys,
+    for policy `which` of a set"""
     task,seen = find_task(demos.task), demos.observations
     probs = policy.probs(np.broadcast_to(seen, (len(policy), *seen.shape)))[which] # (S, joints, keys)
     guess = np.ravel_multi_index(probs.argmax(-1).T, task.num_keys)
@@ -127,11 +134,13 @@ def plot_pca(sets, # Dict of names and `Demos` of one task with vectors as obser
     "Observations in the plane of the first set's principal components, coloured by key; returns the figure"
     from sklearn.decomposition import PCA
     names,demos = list(sets), list(sets.values())
-    require(names and all(d.observations.ndim==2 for d in demos), 'sets', names, 'at least one, with observations that are vectors')
+    require(names and all(d.observations.ndim==2 for d in demos), 'sets', names,
+            'at least one, with observations that are vectors')
     scale = np.maximum(demos[0].observations.std(0), 1e-8)
     plane = PCA(2, svd_solver='full').fit(demos[0].observations/scale)
     with style() as plt:
-        fig,axs = plt.subplots(1, len(names), figsize=(3*len(names),2.2), sharex=True, sharey=True, squeeze=False)
+        fig,axs = plt.subplots(1, len(names), figsize=(3*len(names),2.2), sharex=True, sharey=True,
+                               squeeze=False)
         for ax,name,found in zip(axs[0], names, demos):
             rows = np.linspace(0, len(found.keys)-1, min(len(found.keys), MAX_DOTS)).astype(int)
             dots = plane.transform(found.observations[rows]/scale)
@@ -146,7 +155,8 @@ def plot_pca(sets, # Dict of names and `Demos` of one task with vectors as obser
 # %% ../../nbs/quantilizers/66_figures.ipynb #8ce4c4c6
 def save_sweep_figures(folder, table, demos:Demos, kind:str='.svg') -> list:
     "Draw a sweep into `folder`/figures; the paths"
-    made = dict(means=plot_sweep(table), boxes=plot_boxes(table), distributions=plot_distributions(table), demonstrations=plot_demos(demos))
+    made = dict(means=plot_sweep(table), boxes=plot_boxes(table), distributions=plot_distributions(table),
+                demonstrations=plot_demos(demos))
     if demos.observations.ndim==2: made['observations'] = plot_pca({'demonstrated': demos})
     import matplotlib.pyplot as plt
     paths = [save_figure(fig, Path(folder)/'figures'/f'{name}{kind}') for name,fig in made.items()]

@@ -45,6 +45,6 @@ def synthetic_flippers(n:int=16, # How many demonstrations
             rows.append((before, [key], info['proxy'], info['true']))
             over = ended or cut
         seen_all,keys,proxy,true = zip(*rows)
-        parts.append(Demos('pinball', np.stack(seen_all), np.array(keys, np.uint8), np.array(proxy), np.array(true),
-                           np.array([len(rows)]), ('synthetic flipper',)))
+        parts.append(Demos('pinball', np.stack(seen_all), np.array(keys, np.uint8), np.array(proxy),
+                           np.array(true), np.array([len(rows)]), ('synthetic flipper',)))
     return concat_demos(parts)

@@ -33,7 +33,8 @@ def drive_chi2(chain:CarChain, probs, base) -> float: # float (S, 3) each
 # %% ../../nbs/quantilizers/65_grades.ipynb #c475fbe4
 def greatest_weight(chain:CarChain, probs, base) -> float: # float (S, 3) each
     "Logarithm of how much more likely than under the base the most favoured drive is"
-    with np.errstate(divide='ignore'): ratio = np.where(np.asarray(probs)>0, np.log(probs)-np.log(base), -np.inf)
+    with np.errstate(divide='ignore'):
+        ratio = np.where(np.asarray(probs)>0, np.log(probs)-np.log(base), -np.inf)
     open_way = chain.prob>0
     value = np.zeros(len(chain))
     for _ in range(chain.horizon):
@@ -46,10 +47,12 @@ PARKED_FROM = .3 # Position from which on a car stands before the flag
 AT_WALL = -1.1 # Position up to which it leans on the wall
 
 def drive_costs(chain:CarChain, result) -> dict: # result: `CarResult`
-    "Expected costs of a policy's drives: steps parked before the flag, steps at the wall, and the probability of not arriving"
+    """Expected costs of a policy's drives: steps parked before the flag, steps at the wall,
+    and the probability of not arriving"""
     parked = chain.position>=PARKED_FROM
     at_wall = chain.position<=AT_WALL
-    return dict(parked=float(result.visits[parked].sum()), wall=float(result.visits[at_wall].sum()), failed=1-result.solved)
+    return dict(parked=float(result.visits[parked].sum()), wall=float(result.visits[at_wall].sum()),
+                failed=1-result.solved)
 
 # %% ../../nbs/quantilizers/65_grades.ipynb #fba41869
 def excess_share(visits, probs, base_visits, base, q:float) -> float:
@@ -58,7 +61,8 @@ def excess_share(visits, probs, base_visits, base, q:float) -> float:
     return float(pairs[pairs*check_q(q) > base_pairs*(1+1e-9)].sum()/pairs.sum())
 
 def visit_chi2(chain:CarChain, visits, probs, base_visits, base) -> float:
-    "chi2 between the shares of time of a policy and of the base, over pairs of point and key, the time after arriving included"
+    """chi2 between the shares of time of a policy and of the base, over pairs of point and key,
+    the time after arriving included"""
     pairs,base_pairs = visits[:,None]*probs, base_visits[:,None]*base
     after,base_after = chain.horizon-visits.sum(), chain.horizon-base_visits.sum()
     reached = base_pairs>0
@@ -67,8 +71,10 @@ def visit_chi2(chain:CarChain, visits, probs, base_visits, base) -> float:
 
 # %% ../../nbs/quantilizers/65_grades.ipynb #667922d6
 def grade(chain:CarChain, probs, base, q:float, base_result=None) -> dict: # probs, base: float (S, 3)
-    "Exact returns of a quantilizer and its distance from the base, beside what theory says of an ideal one. All logarithms are natural"
-    require(np.shape(probs)==np.shape(base)==(len(chain),3), 'shape of probs', np.shape(probs), (len(chain),3))
+    """Exact returns of a quantilizer and its distance from the base, beside what theory says of an ideal one.
+    All logarithms are natural"""
+    require(np.shape(probs)==np.shape(base)==(len(chain),3), 'shape of probs', np.shape(probs),
+            (len(chain),3))
     base_result = base_result or chain.evaluate_policy(base)
     result = chain.evaluate_policy(probs)
     costs,base_costs = drive_costs(chain, result), drive_costs(chain, base_result)
@@ -82,14 +88,17 @@ def grade(chain:CarChain, probs, base, q:float, base_result=None) -> dict: # pro
 
 # %% ../../nbs/quantilizers/65_grades.ipynb #28a6cb95
 def grade_all(chain:CarChain, quantilizers, mode:str='sampled') -> list:
-    "A row for each quantilizer, against the imitator (q = 1) of the same seed. `ValueError` if that is not among them"
+    """A row for each quantilizer, against the imitator (q = 1) of the same seed.
+    `ValueError` if that is not among them"""
     probs = key_probs(quantilizers, chain, mode)
     labels = list(zip(quantilizers.qs, quantilizers.seeds))
     seeds = dict.fromkeys(quantilizers.seeds)
-    require(all((1., seed) in labels for seed in seeds), 'q', sorted(set(quantilizers.qs)), 'q = 1 among them, for every seed')
+    require(all((1., seed) in labels for seed in seeds), 'q', sorted(set(quantilizers.qs)),
+            'q = 1 among them, for every seed')
     bases = {seed: probs[labels.index((1., seed))] for seed in seeds}
     results = {seed: chain.evaluate_policy(bases[seed]) for seed in seeds}
-    return [dict(seed=seed) | grade(chain, probs[k], bases[seed], q, results[seed]) for k,(q,seed) in enumerate(labels)]
+    return [dict(seed=seed) | grade(chain, probs[k], bases[seed], q, results[seed])
+            for k,(q,seed) in enumerate(labels)]
 
 # %% ../../nbs/quantilizers/65_grades.ipynb #b3ecaefc
 def effective_sample_size(n:int, log_chi2:float) -> float:
@@ -98,9 +107,11 @@ def effective_sample_size(n:int, log_chi2:float) -> float:
 
 # %% ../../nbs/quantilizers/65_grades.ipynb #1cf1059c
 def proxy_error(true, proxy): # float (N,) each
-    "What a line through the true returns does not explain of the proxy returns, in units of its standard deviation: float64 (N,)"
+    """What a line through the true returns does not explain of the proxy returns,
+    in units of its standard deviation: float64 (N,)"""
     true,proxy = np.asarray(true, np.float64), np.asarray(proxy, np.float64)
-    require(true.shape==proxy.shape and len(true)>2, 'returns', (true.shape, proxy.shape), 'as many of each, three or more')
+    require(true.shape==proxy.shape and len(true)>2, 'returns', (true.shape, proxy.shape),
+            'as many of each, three or more')
     slope,offset = np.polyfit(true, proxy, 1)
     error = proxy-offset-slope*true
     return error/max(error.std(), 1e-12)

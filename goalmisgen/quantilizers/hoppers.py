@@ -27,7 +27,8 @@ def rule_keys(rule, # float (36,): for each joint 11 weights and one number to a
 
 # %% ../../nbs/quantilizers/64_hoppers.ipynb #a957d56d
 def hop(env, rule, seed:int, slips:float=0., rng=None, hold:int=3, watch=None):
-    "One episode of a rule whose fingers slip at a rate per step, then holding any keys for `hold` steps: true and proxy return"
+    """One episode of a rule whose fingers slip at a rate per step, then holding any keys for `hold` steps:
+    true and proxy return"""
     seen,_ = env.reset(seed=seed)
     held,keys,returns,over = 0, None, np.zeros(2), False
     while not over:
@@ -79,11 +80,13 @@ def load_bank(path=None) -> RuleBank: # default: the bank that ships
     path = path or shipped_path('hopper-rules.npz')
     arrays = load_arrays(path, 2**26)
     fits = set(arrays)=={'rules','true','proxy'} and arrays['rules'].shape==(len(arrays['true']), 36)
-    require(fits and all(np.isfinite(a).all() for a in arrays.values()), f'content of {path}', sorted(arrays), 'rules, true and proxy of a bank')
+    require(fits and all(np.isfinite(a).all() for a in arrays.values()), f'content of {path}', sorted(arrays),
+            'rules, true and proxy of a bank')
     return RuleBank(**arrays)
 
 # %% ../../nbs/quantilizers/64_hoppers.ipynb #c6869390
-def search_rules(seed:int=0, reward:str='true', config:SearchConfig|None=None, report=lambda generation: None) -> RuleBank:
+def search_rules(seed:int=0, reward:str='true', config:SearchConfig|None=None,
+                 report=lambda generation: None) -> RuleBank:
     "Search for rules with a large true return, or a large proxy"
     require(reward in ('true','proxy'), 'reward', reward, 'true, proxy')
     config,rng = config or SearchConfig(), np.random.default_rng([integer(seed, 'seed', 0), 67])
@@ -92,7 +95,8 @@ def search_rules(seed:int=0, reward:str='true', config:SearchConfig|None=None, r
     for generation in range(config.generations):
         tried = (mean+spread*rng.normal(size=(config.population, 36))).astype(np.float16)
         got = np.array([hop(env, rule, int(rng.integers(2**31))) for rule in tried])
-        best = tried[np.argsort(-got[:,int(reward=='proxy')], kind='stable')[:config.elite]].astype(np.float64)
+        order = np.argsort(-got[:,int(reward=='proxy')], kind='stable')
+        best = tried[order[:config.elite]].astype(np.float64)
         mean,spread = best.mean(0), np.maximum(best.std(0), config.floor*config.cooling**generation)
         rules.append(tried)
         returns.append(got)
@@ -116,9 +120,10 @@ def synthetic_hoppers(n:int=160, # How many demonstrations
     env,parts = make_task('hopper', horizon), []
     for player in chosen:
         rows = []
-        hop(env, bank.rules[player], int(rng.integers(2**31)), rng.uniform(0, slips), rng, watch=lambda *row, rows=rows: rows.append(row))
+        hop(env, bank.rules[player], int(rng.integers(2**31)), rng.uniform(0, slips), rng,
+            watch=lambda *row, rows=rows: rows.append(row))
         seen,keys,infos = zip(*rows)
         proxy,true = (np.array([info[name] for info in infos]) for name in ('proxy','true'))
-        parts.append(Demos('hopper', np.stack(seen).astype(np.float32), np.stack(keys).astype(np.uint8), proxy, true,
-                           np.array([len(rows)]), ('synthetic hopper',)))
+        parts.append(Demos('hopper', np.stack(seen).astype(np.float32), np.stack(keys).astype(np.uint8),
+                           proxy, true, np.array([len(rows)]), ('synthetic hopper',)))
     return concat_demos(parts)

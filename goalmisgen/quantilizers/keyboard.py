@@ -16,8 +16,10 @@ from .tasks import find_task, make_task, need, task_picture, to_action
 from ..style import enlarge, png_bytes
 
 # %% ../../nbs/quantilizers/62_keyboard.ipynb #894ba60b
-LETTERS = dict(mountain_car=(('a','d'),), hopper=(('a','d'), ('s','w'), ('k','j'))) # Of each joint: back, and forth
-PINBALL_LETTERS = dict(w=2, d=3, a=4, s=5) # Direction to key; with the space bar 6, 7, 8, and 1 without direction
+# Of each joint: back, and forth
+LETTERS = dict(mountain_car=(('a','d'),), hopper=(('a','d'), ('s','w'), ('k','j')))
+# Direction to key; with the space bar 6, 7, 8, and 1 without direction
+PINBALL_LETTERS = dict(w=2, d=3, a=4, s=5)
 
 def keys_of(task:str, held): # held: the letters that are pressed, ' ' for the space bar
     "What a task's joints are sent while these letters are held: uint8 (joints,). Opposite letters cancel"
@@ -69,7 +71,8 @@ def press(self:Recorder, keys) -> bool: # keys: int (joints,)
     if not (ended or cut): return False
     seen,pressed,proxy,true = zip(*self.rows)
     seen = np.stack(seen)
-    self.kept.append(Demos(self.task.name, seen if seen.dtype==np.uint8 else seen.astype(np.float32), np.stack(pressed),
+    self.kept.append(Demos(self.task.name, seen if seen.dtype==np.uint8 else seen.astype(np.float32),
+                           np.stack(pressed),
                            np.array(proxy), np.array(true), np.array([len(self.rows)]), (self.kind,)))
     self.begin()
     return True
@@ -81,7 +84,8 @@ def demos(self:Recorder) -> Demos:
 
 # %% ../../nbs/quantilizers/62_keyboard.ipynb #bc8f57fa
 def check_recording(path, task:str):
-    "The demonstrations at `path` to go on with, or None if there is no file. `ValueError` if it holds another task"
+    """The demonstrations at `path` to go on with, or None if there is no file.
+    `ValueError` if it holds another task"""
     if not Path(path).exists(): return None
     found = load_demos(path)
     require(found.task==task, f'task of {path}', found.task, f'{task}, or another file')
@@ -119,7 +123,8 @@ def _window_loop(pygame, recorder, path, before, episodes, fps, scale):
     screen,clock,held = pygame.display.set_mode((width, height)), pygame.time.Clock(), set()
     while episodes is None or len(recorder.kept)<episodes:
         for event in pygame.event.get():
-            letter = pygame.key.name(event.key).replace('space', ' ') if event.type in (pygame.KEYDOWN, pygame.KEYUP) else ''
+            by_key = event.type in (pygame.KEYDOWN, pygame.KEYUP)
+            letter = pygame.key.name(event.key).replace('space', ' ') if by_key else ''
             if event.type==pygame.QUIT or letter=='escape': return
             if event.type==pygame.KEYDOWN: held.add(letter)
             if event.type==pygame.KEYUP: held.discard(letter)
@@ -132,7 +137,8 @@ def _window_loop(pygame, recorder, path, before, episodes, fps, scale):
         clock.tick(fps)
 
 # %% ../../nbs/quantilizers/62_keyboard.ipynb #c6adddf6
-BUTTONS = dict(mountain_car=('a','','d'), hopper=('','a','d','s','w','k','j','ak','dj'), pinball=('',' ','s','a','d','w'))
+BUTTONS = dict(mountain_car=('a','','d'), hopper=('','a','d','s','w','k','j','ak','dj'),
+               pinball=('',' ','s','a','d','w'))
 
 def play_buttons(task:str, # mountain_car, hopper or pinball
                  path=None, # File of demonstrations to add to; default none, see `.recorder.demos()`
@@ -142,7 +148,9 @@ def play_buttons(task:str, # mountain_car, hopper or pinball
     import ipywidgets as widgets
     before = check_recording(path, find_task(task).name) if path else None
     recorder,hold = Recorder(task, seed, horizon), integer(hold, 'hold', 1, 1000)
-    image,line,field = widgets.Image(width=480), widgets.Label(), widgets.Text(placeholder='or type letters here')
+    image = widgets.Image(width=480)
+    line = widgets.Label()
+    field = widgets.Text(placeholder='or type letters here')
     def draw(): image.value,line.value = png_bytes(recorder.picture), recorder.status
     def press(held):
         for _ in range(hold):
@@ -150,7 +158,9 @@ def play_buttons(task:str, # mountain_car, hopper or pinball
                 if path: save_recording(recorder, path, before)
                 break
         draw()
-    buttons = [widgets.Button(description=held.replace(' ', 'space ') or 'nothing', layout=widgets.Layout(width='6em')) for held in BUTTONS[task]]
+    buttons = [widgets.Button(description=held.replace(' ', 'space ') or 'nothing',
+                              layout=widgets.Layout(width='6em'))
+               for held in BUTTONS[task]]
     for button,held in zip(buttons, BUTTONS[task]): button.on_click(lambda _, held=held: press(held))
     def typed(change):
         for letter in change['new']: press(letter)

@@ -91,21 +91,24 @@ def lane_references():
 
 def in_lane_patch(patches, # uint8 (..., 11, 4), from `lane_patch`
                   references=None): # uint8 (n, 11, 4); default the shipped ones
-    "Is something in the lane, by its picture? bool (...): the mean difference from every reference is over 0.01"
+    """Is something in the lane, by its picture? bool (...):
+    the mean difference from every reference is over 0.01"""
     references = lane_references() if references is None else references
     distance = abs(np.asarray(patches, np.int64)[...,None,:,:] - references.astype(np.int64)).mean((-2,-1))
     return (distance>.01).all(-1)
 
 # %% ../../nbs/quantilizers/61_pinball.ipynb #68aeb5b5
 def detector_agreement(seeds, num_frames:int):
-    "Both detectors on random play of each seed: a table of the rates, the share of frames on which they agree, and the misses of each"
+    """Both detectors on random play of each seed: a table of the rates,
+    the share of frames on which they agree, and the misses of each"""
     import pandas as pd
     rows = []
     for seed in seeds:
         frames = [(lane_patch(picture), ram) for picture,ram in play_frames(seed, num_frames)]
         patch = in_lane_patch(np.stack([p for p,_ in frames]))
         ram = in_lane_ram(np.stack([r for _,r in frames]))
-        rows.append(dict(seed=seed, frames=num_frames, by_patch=patch.mean(), by_ram=ram.mean(), agree=(patch==ram).mean(),
+        rows.append(dict(seed=seed, frames=num_frames, by_patch=patch.mean(), by_ram=ram.mean(),
+                         agree=(patch==ram).mean(),
                          only_patch=int((patch & ~ram).sum()), only_ram=int((ram & ~patch).sum())))
     return pd.DataFrame(rows)
 
@@ -118,7 +121,8 @@ def small_grey(picture): # uint8 (210, 160, 3)
 
 # %% ../../nbs/quantilizers/61_pinball.ipynb #05a6f10b
 class PinballEnv(gymnasium.Env):
-    "Video Pinball for agents: four frames a decision, two rewards, no clipping. `info` holds proxy, true and cheat (rate so far)"
+    """Video Pinball for agents: four frames a decision, two rewards, no clipping.
+    `info` holds proxy, true and cheat (rate so far)"""
     def __init__(self, horizon:int=find_task('pinball').horizon, # Decisions until an episode is cut off
                  lam:float=1., # Price of cheating all the time
                  skip:int=4): # Frames a decision

@@ -33,7 +33,8 @@ class PixelConfig:
 # %% ../../nbs/quantilizers/64_pixels.ipynb #d0b3e56b
 def pixel_network(num_keys:int=9):
     "From frames float32 (B, 4, 84, 84) between 0 and 1 to key logits (B, num_keys)"
-    return nn.Sequential(nn.Conv2d(4, 32, 8, 4), nn.ReLU(), nn.Conv2d(32, 64, 4, 2), nn.ReLU(), nn.Conv2d(64, 64, 3), nn.ReLU(),
+    return nn.Sequential(nn.Conv2d(4, 32, 8, 4), nn.ReLU(), nn.Conv2d(32, 64, 4, 2), nn.ReLU(),
+                         nn.Conv2d(64, 64, 3), nn.ReLU(),
                          nn.Flatten(), nn.Linear(3136, 512), nn.ReLU(), nn.Linear(512, num_keys))
 
 # %% ../../nbs/quantilizers/64_pixels.ipynb #4cc61be1
@@ -51,14 +52,16 @@ class PixelQuantilizers:
     def probs(self, observations): # uint8 (M, B, 4, 84, 84)
         "Probability of each key: float64 (M, B, 1, keys)"
         frames = torch.as_tensor(np.asarray(observations), dtype=torch.float32)/255
-        return np.stack([net(part).double().softmax(-1).numpy() for net,part in zip(self.networks, frames)])[:,:,None]
+        return np.stack([net(part).double().softmax(-1).numpy()
+                         for net,part in zip(self.networks, frames)])[:,:,None]
 
     def streams(self):
         "For each quantilizer, whole numbers that set its luck apart from the others': list of M tuples"
         return [(seed, round(q*2**32)) for q,seed in zip(self.qs, self.seeds)]
 
 # %% ../../nbs/quantilizers/64_pixels.ipynb #8e181390
-def fit_pixel_clone(demos:Demos, seed:int, config:PixelConfig|None=None, report=lambda steps: None, stop=lambda: False):
+def fit_pixel_clone(demos:Demos, seed:int, config:PixelConfig|None=None, report=lambda steps: None,
+                    stop=lambda: False):
     "A network that imitates these demonstrations; None if stopped"
     config,rng = config or PixelConfig(), np.random.default_rng([seed, 66])
     with torch.random.fork_rng(devices=[]):
@@ -84,6 +87,8 @@ def fit_pixel_quantilizers(demos:Demos, qs, seeds, by='sum', config:PixelConfig|
     require(len(labels)>0, 'q and seeds', (qs, seeds), 'at least one of each')
     steps = (config or PixelConfig()).steps
     for done,(q,seed) in enumerate(labels):
-        networks.append(fit_pixel_clone(top_quantile(demos, q, by), seed, config, lambda n, done=done: report(done*steps+n), stop))
+        networks.append(fit_pixel_clone(top_quantile(demos, q, by), seed, config,
+                                        lambda n, done=done: report(done*steps+n), stop))
         if networks[-1] is None: return None
-    return PixelQuantilizers(demos.task, tuple(q for q,_ in labels), tuple(seed for _,seed in labels), networks)
+    return PixelQuantilizers(demos.task, tuple(q for q,_ in labels), tuple(seed for _,seed in labels),
+                             networks)

@@ -35,7 +35,8 @@ class Played:
     proxy:np.ndarray # float64 (M, N): proxy returns
     cheat:np.ndarray # float64 (M, N): pinball's cheat rate, nan elsewhere
 
-def _nothing_played(m, n): return Played(np.zeros((m,n), np.int64), np.zeros((m,n)), np.zeros((m,n)), np.full((m,n), np.nan))
+def _nothing_played(m, n):
+    return Played(np.zeros((m,n), np.int64), np.zeros((m,n)), np.zeros((m,n)), np.full((m,n), np.nan))
 
 # %% ../../nbs/quantilizers/63_playing.ipynb #7106af8e
 def play_cars(policies, # M policies of Mountain Car
@@ -62,7 +63,8 @@ def play_cars(policies, # M policies of Mountain Car
     return out
 
 # %% ../../nbs/quantilizers/63_playing.ipynb #2bae6544
-def _lucks(policies, seed): return [np.random.default_rng([integer(seed, 'seed', 0), *stream]) for stream in policies.streams()]
+def _lucks(policies, seed):
+    return [np.random.default_rng([integer(seed, 'seed', 0), *stream]) for stream in policies.streams()]
 
 # %% ../../nbs/quantilizers/63_playing.ipynb #af29f78d
 class _Lane:
@@ -117,20 +119,26 @@ def play(policies, # M policies
                 info = lane.step(actions[k])
                 if watch: watch(k, episode, before, None if keys is None else keys[k], info)
         for k,lane in enumerate(lanes):
-            out.steps[k,episode],out.true[k,episode],out.proxy[k,episode],out.cheat[k,episode] = lane.steps, lane.true, lane.proxy, lane.cheat
+            out.steps[k,episode] = lane.steps
+            out.true[k,episode] = lane.true
+            out.proxy[k,episode] = lane.proxy
+            out.cheat[k,episode] = lane.cheat
         report(episode+1)
     return out
 
 # %% ../../nbs/quantilizers/63_playing.ipynb #f9b3a91f
-def record(policies, episodes:int=10, seed:int=0, mode:str='sampled', horizon:int|None=None, kind:str='policy') -> Demos:
+def record(policies, episodes:int=10, seed:int=0, mode:str='sampled', horizon:int|None=None,
+           kind:str='policy') -> Demos:
     "What M policies do in some episodes each, as `Demos` of `kind`, policy after policy"
     steps = {}
-    def watch(policy, episode, observation, keys, info): steps.setdefault((policy, episode), []).append((observation, keys, info))
+    def watch(policy, episode, observation, keys, info):
+        steps.setdefault((policy, episode), []).append((observation, keys, info))
     play(policies, episodes, seed, check_mode(mode, discrete=True), horizon, watch)
     def one(rows):
         seen,keys,infos = zip(*rows)
         proxy,true = (np.array([info[name] for info in infos]) for name in ('proxy','true'))
         seen = np.stack(seen)
         kept = seen if seen.dtype==np.uint8 else seen.astype(np.float32)
-        return Demos(policies.task, kept, np.stack(keys).astype(np.uint8), proxy, true, np.array([len(rows)]), (kind,))
+        return Demos(policies.task, kept, np.stack(keys).astype(np.uint8), proxy, true, np.array([len(rows)]),
+                     (kind,))
     return concat_demos([one(steps[which]) for which in sorted(steps)])

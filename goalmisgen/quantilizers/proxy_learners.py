@@ -107,7 +107,8 @@ class GaussianPolicy(nn.Module):
     def __init__(self, width:int=64, inputs:int=11, joints:int=3):
         super().__init__()
         def tower(out, gain):
-            layers = nn.Linear(inputs, width), nn.Tanh(), nn.Linear(width, width), nn.Tanh(), nn.Linear(width, out)
+            layers = (nn.Linear(inputs, width), nn.Tanh(), nn.Linear(width, width), nn.Tanh(),
+                      nn.Linear(width, out))
             for layer,scale in zip(layers[::2], (2**.5, 2**.5, gain)):
                 nn.init.orthogonal_(layer.weight, scale)
                 nn.init.zeros_(layer.bias)
@@ -117,12 +118,14 @@ class GaussianPolicy(nn.Module):
 
     def forward(self, observations): # float32 (B, 11)
         "The distribution of actions and the values, float32 (B,)"
-        return torch.distributions.Normal(self.mean(observations), self.log_std.exp()), self.value(observations)[:,0]
+        actions = torch.distributions.Normal(self.mean(observations), self.log_std.exp())
+        return actions, self.value(observations)[:,0]
 
 # %% ../../nbs/quantilizers/64_proxy_learners.ipynb #fba16618
 @torch.no_grad()
 def _hopper_rollout(env, policy, seen, config, returns, running):
-    "One stretch of play: tensors of observations, actions, log probabilities, advantages and value targets; and the last observation"
+    """One stretch of play: tensors of observations, actions, log probabilities, advantages and value targets;
+    and the last observation"""
     steps = [[] for _ in range(6)]
     for _ in range(config.rollout):
         observation = torch.as_tensor(seen, dtype=torch.float32)
@@ -164,7 +167,8 @@ def _ppo_step(policy, adam, config, observations, actions, log_probs, advantages
 def learn_hopper_proxy(seed:int=0, # Of weights, luck and starts
                        config:HopperLearnerConfig|None=None, # Default `HopperLearnerConfig()`
                        report=lambda steps: None, stop=lambda: False):
-    "PPO on Hopper's proxy: the policy, and proxy and true return of each episode of its training, float64 (episodes, 2); None if stopped"
+    """PPO on Hopper's proxy: the policy, and proxy and true return of each episode of its training,
+    float64 (episodes, 2); None if stopped"""
     config,seed = config or HopperLearnerConfig(), integer(seed, 'seed', 0, 2**31-1)
     env = make_task('hopper')
     seen,_ = env.reset(seed=seed)

@@ -41,22 +41,28 @@ def fit_quantilizers(demos:Demos, # Whom to imitate
                      by='sum', # What demonstrations are ranked by: sum, mean, or a function
                      config:CloningConfig|None=None, # How they are cloned
                      report=lambda steps: None, stop=lambda: False):
-    "A quantilizer for each q and each seed, or None if stopped. `ValueError` on a q that is not over 0 and at most 1"
+    """A quantilizer for each q and each seed, or None if stopped.
+    `ValueError` on a q that is not over 0 and at most 1"""
     task,qs = find_task(demos.task), [check_q(q) for q in qs]
     seeds = [integer(seed, 'seed', 0, 2**31-1) for seed in seeds]
-    require(qs and seeds and len(task.observation)==1, 'q, seeds and task', (qs, seeds, task.name), 'at least one of each; pixels have their own clones')
+    require(qs and seeds and len(task.observation)==1, 'q, seeds and task', (qs, seeds, task.name),
+            'at least one of each; pixels have their own clones')
     kept = {q: top_quantile(demos, q, by) for q in qs}
     columns = {(q, joint): kept[q].keys[:,joint] for q in kept for joint in range(len(task.keys))}
-    parts = [(kept[q].observations, columns[q, joint]) for q in qs for _ in seeds for joint in range(len(task.keys))]
+    parts = [(kept[q].observations, columns[q, joint]) for q in qs for _ in seeds
+             for joint in range(len(task.keys))]
     streams = [(seed, joint, 64) for _ in qs for seed in seeds for joint in range(len(task.keys))]
     clones = fit_clones(parts, task.num_keys[0], streams, config, report, stop)
     labels = [(q, seed) for q in qs for seed in seeds]
-    return clones and Quantilizers(task.name, tuple(q for q,_ in labels), tuple(seed for _,seed in labels), clones)
+    return clones and Quantilizers(task.name, tuple(q for q,_ in labels),
+                                   tuple(seed for _,seed in labels), clones)
 
 # %% ../../nbs/quantilizers/64_quantilizer.ipynb #95d4b0c8
 def ideal_quantilizer(demos:Demos, q:float, by='sum') -> dict:
-    "True and proxy return, kept demonstrations, greatest weight, KL (nats), chi2 and effective sample size of doing again one of the best"
+    """True and proxy return, kept demonstrations, greatest weight, KL (nats),
+    chi2 and effective sample size of doing again one of the best"""
     kept = top_quantile(demos, q, by)
     share = len(kept)/len(demos)
-    return dict(q=check_q(q), kept=len(kept), true=float(kept.true_returns.mean()), proxy=float(kept.proxy_returns.mean()),
+    return dict(q=check_q(q), kept=len(kept), true=float(kept.true_returns.mean()),
+                proxy=float(kept.proxy_returns.mean()),
                 weight=1/share, kl=float(np.log(1/share)), chi2=1/share-1, effective=float(len(kept)))

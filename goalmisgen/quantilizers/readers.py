@@ -26,7 +26,8 @@ def _to_keys(task, actions):
     out = np.zeros(actions.shape, np.uint8)
     for joint,keys in enumerate(task.keys):
         distance = abs(actions[:,joint,None]-np.array(keys, float))
-        require((distance.min(1)<1e-6).all(), f'actions of joint {joint}', actions[distance.min(1)>=1e-6, joint][:5], f'one of {keys}')
+        require((distance.min(1)<1e-6).all(), f'actions of joint {joint}',
+                actions[distance.min(1)>=1e-6, joint][:5], f'one of {keys}')
         out[:,joint] = distance.argmin(1)
     return out
 
@@ -40,14 +41,16 @@ def read_padded(path, # .npz
     names = {'obs','acs','rews','done'}
     require(names<=set(arrays), f'content of {path}', sorted(arrays), f'{sorted(names)} and perhaps ep_rets')
     seen,actions,rewards,done = (arrays[name] for name in ('obs','acs','rews','done'))
-    require(seen.ndim==3 and seen.shape[2:]==about.observation, f'shape of obs in {path}', seen.shape, f'(N, T, {about.observation[0]})')
+    require(seen.ndim==3 and seen.shape[2:]==about.observation, f'shape of obs in {path}', seen.shape,
+            f'(N, T, {about.observation[0]})')
     fits = actions.shape[:2]==rewards.shape==done.shape==seen.shape[:2]
-    require(fits, f'shapes in {path}', (actions.shape, rewards.shape, done.shape), f'beginning with {seen.shape[:2]}')
+    require(fits, f'shapes in {path}', (actions.shape, rewards.shape, done.shape),
+            f'beginning with {seen.shape[:2]}')
     lengths = _episode_lengths(done)
     live = np.arange(seen.shape[1])<lengths[:,None]
     true = -np.ones(live.sum()) if task=='mountain_car' else np.zeros(live.sum())
-    return Demos(task, seen[live].astype(np.float32), _to_keys(about, actions[live]), rewards[live].astype(np.float64), true, lengths,
-                 (kind,)*len(lengths))
+    return Demos(task, seen[live].astype(np.float32), _to_keys(about, actions[live]),
+                 rewards[live].astype(np.float64), true, lengths, (kind,)*len(lengths))
 
 # %% ../../nbs/quantilizers/63_readers.ipynb #7c49f8e5
 def _proxy_of(task, seen, steps):
@@ -62,8 +65,10 @@ def _minari_episode(group, name, task, kind):
     found = {key: np.asarray(group[key]) for key in ('observations','actions','rewards') if key in group}
     require(len(found)==3, f'content of {name}', sorted(group), 'observations, actions, rewards')
     seen,steps = found['observations'], len(found['rewards'])
-    require(steps>0 and seen.shape==(steps+1, *task.observation), f'observations of {name}', seen.shape, (steps+1, *task.observation))
-    return Demos(task.name, seen[:-1].astype(np.float32), _to_keys(task, found['actions']), _proxy_of(task.name, seen, steps),
+    require(steps>0 and seen.shape==(steps+1, *task.observation), f'observations of {name}', seen.shape,
+            (steps+1, *task.observation))
+    return Demos(task.name, seen[:-1].astype(np.float32), _to_keys(task, found['actions']),
+                 _proxy_of(task.name, seen, steps),
                  found['rewards'].astype(np.float64), np.array([steps]), (kind,))
 
 # %% ../../nbs/quantilizers/63_readers.ipynb #327869da
@@ -71,25 +76,30 @@ def read_minari(path, # .hdf5
                 task:str, # mountain_car or hopper
                 kind:str='minari' # Who played
                 ) -> Demos:
-    "Demonstrations in Minari's layout, with actions that are keys. `ValueError` if the file is another, or h5py is not installed"
+    """Demonstrations in Minari's layout, with actions that are keys.
+    `ValueError` if the file is another, or h5py is not installed"""
     about,h5py = find_task(task), need('h5py', 'demos')
     require(task!='pinball', 'task', task, 'mountain_car, hopper')
     require(Path(path).is_file() and h5py.is_hdf5(path), f'kind of {path}', 'something else', 'an HDF5 file')
     with h5py.File(path, 'r') as file:
         numbers = sorted(int(name[8:]) for name in file if name.startswith('episode_') and name[8:].isdigit())
         require(numbers, f'content of {path}', sorted(file)[:5], 'groups episode_0, episode_1 ...')
-        return concat_demos([_minari_episode(file[f'episode_{k}'], f'episode_{k} in {path}', about, kind) for k in numbers])
+        return concat_demos([_minari_episode(file[f'episode_{k}'], f'episode_{k} in {path}', about, kind)
+                             for k in numbers])
 import h5py
 
 # %% ../../nbs/quantilizers/63_readers.ipynb #a86d2782
-FULL_TO_PINBALL = np.array([0,1,2,3,4,5,3,4,3,4,6,7,8,6,7,8,7,8], np.uint8) # Which of pinball's nine keys for each of Atari's eighteen
+# Which of pinball's nine keys for each of Atari's eighteen
+FULL_TO_PINBALL = np.array([0,1,2,3,4,5,3,4,3,4,6,7,8,6,7,8,7,8], np.uint8)
 
 def _agc_rows(path):
     "Rewards and actions of one trajectory's text file: float64 (T,) and int64 (T,)"
     lines = read_bytes(path, 2**28).decode('utf-8', 'replace').splitlines()
-    require(len(lines)>2, f'lines of {path}', len(lines), 'more than two, with the names of the columns in the second')
+    require(len(lines)>2, f'lines of {path}', len(lines),
+            'more than two, with the names of the columns in the second')
     rows = csv.DictReader(io.StringIO('\n'.join(lines[1:])), skipinitialspace=True)
-    require(rows.fieldnames and {'reward','action'}<=set(rows.fieldnames), f'columns of {path}', rows.fieldnames, 'reward and action among them')
+    require(rows.fieldnames and {'reward','action'}<=set(rows.fieldnames), f'columns of {path}',
+            rows.fieldnames, 'reward and action among them')
     try: pairs = [(float(row['reward']), int(row['action'])) for row in rows]
     except (TypeError, ValueError) as error: raise ValueError(f'{path}: {error}') from None
     reward,action = np.array(pairs).T
@@ -112,10 +122,12 @@ def _agc_trajectory(folder, name, max_frames, skip):
     decisions = min(len(reward), max_frames)//skip
     require(decisions>0, f'frames of {name}', len(reward), f'at least {skip}')
     frames = [[_agc_picture(screens/f'{skip*k+part}.png') for part in range(skip)] for k in range(decisions)]
-    grey = np.stack([small_grey(np.maximum(pictures[-2], pictures[-1]) if skip>1 else pictures[-1]) for pictures in frames])
+    grey = np.stack([small_grey(np.maximum(pictures[-2], pictures[-1]) if skip>1 else pictures[-1])
+                     for pictures in frames])
     before = np.maximum(0, np.arange(decisions)[:,None]+np.arange(-4, 0))
     proxy = reward[:decisions*skip].reshape(decisions, skip).sum(1)
-    cheats = in_lane_patch(np.stack([lane_patch(picture) for pictures in frames for picture in pictures])).mean()
+    cheats = in_lane_patch(np.stack([lane_patch(picture) for pictures in frames
+                                     for picture in pictures])).mean()
     true = proxy.copy()
     true[-1] -= cheats
     keys = FULL_TO_PINBALL[action[:decisions*skip:skip]][:,None]
@@ -127,7 +139,8 @@ def read_grand_challenge(folder, # Holds `trajectories` and `screens`
                          max_frames:int=4000, # Of each, the first so many
                          skip:int=4 # Frames a decision
                          ) -> Demos:
-    "Pinball demonstrations of the Atari Grand Challenge. `ValueError` if the folder is another; `FileNotFoundError` for a missing picture"
+    """Pinball demonstrations of the Atari Grand Challenge. `ValueError` if the folder is another;
+    `FileNotFoundError` for a missing picture"""
     folder = Path(folder)
     found = sorted(p.stem for p in (folder/'trajectories'/'pinball').glob('*.txt'))
     require(found, f'trajectories in {folder}', 'none', 'files trajectories/pinball/<id>.txt')

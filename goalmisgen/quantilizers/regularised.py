@@ -12,8 +12,10 @@ from ..core import integer, require
 from .car_chain import CarChain, log_ratio, one_hot
 
 # %% ../../nbs/quantilizers/65_regularised.ipynb #801365df
-def kl_regularised(chain:CarChain, base, beta:float, reward=None): # base, reward: float (S, 3); default reward the proxy
-    "The policy float32 (T, S, 3) that makes the reward minus beta times the KL of its drives from the base largest, and that greatest value"
+def kl_regularised(chain:CarChain, base, # base: float (S, 3)
+                   beta:float, reward=None): # reward: float (S, 3), by default the proxy
+    """The policy float32 (T, S, 3) that makes the reward minus beta times the KL of its drives
+    from the base largest, and that greatest value"""
     require(beta>0, 'beta', beta, 'a number over 0')
     reward,value = chain.proxy if reward is None else reward, np.zeros(len(chain))
     probs = np.zeros((chain.horizon, len(chain), 3), np.float32)
@@ -28,7 +30,8 @@ def kl_regularised(chain:CarChain, base, beta:float, reward=None): # base, rewar
 
 # %% ../../nbs/quantilizers/65_regularised.ipynb #0654d3e0
 def time_kl(chain:CarChain, probs, base) -> float: # probs: float (T, S, 3)
-    "KL divergence in nats between the drives of a policy that depends on the time and those of a base float (S, 3)"
+    """KL divergence in nats between the drives of a policy that depends on the time
+    and those of a base float (S, 3)"""
     now,total = chain.start, 0.
     for pressed in probs:
         pressed = np.asarray(pressed, np.float64)
@@ -98,4 +101,5 @@ def chi2_regularised(chain:CarChain, # S points
     total = flows.sum(-1, keepdims=True)
     probs = np.where(total>0, flows/np.maximum(total, 1e-30), np.float32(1/3))
     found,share = chain.evaluate_policy(probs), _shares(flows)
-    return Regularised(probs, found.true, found.proxy, max(0., float((share[ever]**2/base_share[ever]).sum()-1)), gap)
+    chi2 = max(0., float((share[ever]**2/base_share[ever]).sum()-1))
+    return Regularised(probs, found.true, found.proxy, chi2, gap)

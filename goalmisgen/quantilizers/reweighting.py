@@ -20,7 +20,8 @@ from .drivers import KINDS, DriverMix
 # %% ../../nbs/quantilizers/65_reweighting.ipynb #df5bf300
 @dataclass(frozen=True, eq=False)
 class ReturnsTable:
-    "Joint distribution of the returns of a policy's drives: the cells that have a probability, by falling proxy"
+    """Joint distribution of the returns of a policy's drives:
+    the cells that have a probability, by falling proxy"""
     proxy:np.ndarray # float64 (n,)
     true:np.ndarray # float64 (n,)
     prob:np.ndarray # float64 (n,), sums to 1
@@ -28,7 +29,8 @@ class ReturnsTable:
 
 # %% ../../nbs/quantilizers/65_reweighting.ipynb #3deeaa91
 def _shifted(mass, cells):
-    "Rows of `mass` (S, U) moved up by `cells` (S,) bins, shared between two bins where that is no whole number"
+    """Rows of `mass` (S, U) moved up by `cells` (S,) bins, shared between two bins
+    where that is no whole number"""
     out = np.zeros_like(mass)
     whole = np.floor(cells).astype(int)
     for shift in np.unique(whole):
@@ -48,19 +50,22 @@ def returns_table(self:CarChain, probs, width:float=.5) -> ReturnsTable: # probs
     mass = np.zeros((len(self), bins), np.float32)
     mass[:,low] = self.start
     origin = np.broadcast_to(np.arange(len(self))[:,None], self.target.shape[::2])
-    step = [csr_matrix((self.prob[:,key].ravel(), (self.target[:,key].ravel(), origin.ravel())), (len(self),)*2, dtype=np.float32)
+    step = [csr_matrix((self.prob[:,key].ravel(), (self.target[:,key].ravel(), origin.ravel())),
+                       (len(self),)*2, dtype=np.float32)
             for key in range(3)]
     arrives = 1-self.prob.sum(-1)
     ended = np.zeros((self.horizon+1, 2, bins)) # by length, whether solved, and bin
     for t in range(1, self.horizon+1):
-        pressed = [_shifted(mass*probs[:,key,None].astype(np.float32), self.proxy[:,key]/width) for key in range(3)]
+        pressed = [_shifted(mass*probs[:,key,None].astype(np.float32), self.proxy[:,key]/width)
+                   for key in range(3)]
         ended[t,1] = sum(arrives[:,key] @ pressed[key] for key in range(3))
         mass = sum(step[key] @ pressed[key] for key in range(3))
     ended[self.horizon,0] = mass.sum(0)
     length,solved,cell = np.nonzero(ended>1e-12)
     order = np.argsort(-cell, kind='stable')
     found = ended[length,solved,cell][order]
-    return ReturnsTable((cell[order]-low)*width, -length[order].astype(float), found/found.sum(), solved[order]==1)
+    return ReturnsTable((cell[order]-low)*width, -length[order].astype(float), found/found.sum(),
+                        solved[order]==1)
 
 # %% ../../nbs/quantilizers/65_reweighting.ipynb #34d7d92c
 def quantile_weights(table:ReturnsTable, q:float):
@@ -77,28 +82,34 @@ def kl_weights(table:ReturnsTable, beta:float):
 
 # %% ../../nbs/quantilizers/65_reweighting.ipynb #19dd7d76
 def chi2_weights(table:ReturnsTable, floor:float):
-    "Weights in proportion to the proxy over a floor, with mean 1: float64 (n,). `ValueError` if no drive is over it"
+    """Weights in proportion to the proxy over a floor, with mean 1: float64 (n,).
+    `ValueError` if no drive is over it"""
     weight = np.clip(table.proxy-floor, 0, None)
     require(weight.any(), 'floor', floor, f'below {table.proxy.max()}')
     return weight/(table.prob @ weight)
 
 # %% ../../nbs/quantilizers/65_reweighting.ipynb #aa673ad4
 def weighted_summary(table:ReturnsTable, weight) -> dict: # weight: float (n,)
-    "Returns under reweighted drives, and how far they are from the base: KL in nats, chi2, the greatest weight"
+    """Returns under reweighted drives, and how far they are from the base:
+    KL in nats, chi2, the greatest weight"""
     prob = table.prob*weight
     positive = weight>0
-    return dict(true=float(prob @ table.true), proxy=float(prob @ table.proxy), solved=float(prob[table.solved].sum()),
-                kl=float(prob[positive] @ np.log(weight[positive])), chi2=float(prob @ weight - 1), weight=float(weight.max()))
+    return dict(true=float(prob @ table.true), proxy=float(prob @ table.proxy),
+                solved=float(prob[table.solved].sum()),
+                kl=float(prob[positive] @ np.log(weight[positive])), chi2=float(prob @ weight - 1),
+                weight=float(weight.max()))
 
 # %% ../../nbs/quantilizers/65_reweighting.ipynb #c65dac96
 WAYS = ('quantilizer', 'kl', 'chi2')
 
 def at_divergence(table:ReturnsTable, way:str, amount:float, measure:str='kl'):
-    "Weights of one way (quantilizer, kl or chi2) that are `amount` from the base in one measure (kl or chi2): float64 (n,)"
+    """Weights of one way (quantilizer, kl or chi2) that are `amount` from the base in one measure
+    (kl or chi2): float64 (n,)"""
     require(way in WAYS, 'way', way, ', '.join(WAYS))
     require(measure in ('kl','chi2') and amount>0, 'divergence', (measure, amount), 'over 0, in kl or chi2')
     spread = float(np.sqrt(table.prob @ (table.proxy-table.prob @ table.proxy)**2))
-    made = dict(quantilizer=lambda x: quantile_weights(table, np.exp(-x)), kl=lambda x: kl_weights(table, spread*np.exp(-x)),
+    made = dict(quantilizer=lambda x: quantile_weights(table, np.exp(-x)),
+                kl=lambda x: kl_weights(table, spread*np.exp(-x)),
                 chi2=lambda x: chi2_weights(table, table.proxy.max()-spread*np.exp(-x)))[way]
     ends = dict(quantilizer=(1e-9, 12), kl=(-9, 5), chi2=(-9, 5))[way]
     return made(brentq(lambda x: weighted_summary(table, made(x))[measure]-amount, *ends))
@@ -106,8 +117,10 @@ def at_divergence(table:ReturnsTable, way:str, amount:float, measure:str='kl'):
 # %% ../../nbs/quantilizers/65_reweighting.ipynb #78c64596
 def mixed_table(tables, shares) -> ReturnsTable: # shares: float (n,)
     "The joint distribution of a population's returns: a share of the drives from each table"
-    require(len(tables)==len(shares) and min(shares)>=0 and abs(sum(shares)-1)<1e-9, 'shares', shares, f'{len(tables)} that sum to 1')
-    parts = [(name, np.concatenate([getattr(table, name) for table in tables])) for name in ('proxy','true','solved')]
+    require(len(tables)==len(shares) and min(shares)>=0 and abs(sum(shares)-1)<1e-9, 'shares', shares,
+            f'{len(tables)} that sum to 1')
+    parts = [(name, np.concatenate([getattr(table, name) for table in tables]))
+             for name in ('proxy','true','solved')]
     prob = np.concatenate([share*table.prob for share,table in zip(shares, tables)])
     order = np.flatnonzero(prob>0)
     order = order[np.argsort(-parts[0][1][order], kind='stable')]
@@ -131,6 +144,7 @@ def driver_probs(chain:CarChain, kind:str, skill:float, mix:DriverMix|None=None)
 def divergence_curves(table:ReturnsTable, amounts, measure:str='kl'):
     "Both returns of the three ways at equal divergence: a pandas table"
     import pandas as pd
-    rows = [dict(way=way, measure=measure, amount=amount, **weighted_summary(table, at_divergence(table, way, amount, measure)))
+    rows = [dict(way=way, measure=measure, amount=amount,
+                 **weighted_summary(table, at_divergence(table, way, amount, measure)))
             for way in WAYS for amount in amounts]
     return pd.DataFrame(rows)

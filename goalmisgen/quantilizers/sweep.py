@@ -13,16 +13,19 @@ import numpy as np, pandas as pd
 from dataclasses import dataclass
 from pathlib import Path
 from ..jobs import Job, run_jobs
-from ..core import create_atomic, digest, integer, plain_numbers, read_bytes, read_json, require, seal, to_dict, write_atomic
+from ..core import (create_atomic, digest, integer, plain_numbers, read_bytes, read_json, require,
+                             seal, to_dict, write_atomic)
 from .cloning import CloneBatch, CloningConfig, check_mode
 from .demos import Demos, check_q, load_demos
-from .pixels import PixelConfig, PixelQuantilizers, fit_pixel_quantilizers, pixel_network
+from .pixels import (PixelConfig, PixelQuantilizers, fit_pixel_quantilizers,
+                                            pixel_network)
 from .playing import play, play_cars
 from .quantilizer import Quantilizers, fit_quantilizers
 from .tasks import find_task
 
 # %% ../../nbs/quantilizers/65_sweep.ipynb #f52111f3
-MODE_OF_TASK = dict(mountain_car='sampled', hopper='expected', pinball='sampled') # How quantilizers act where nothing else is said
+# How quantilizers act where nothing else is said
+MODE_OF_TASK = dict(mountain_car='sampled', hopper='expected', pinball='sampled')
 
 # %% ../../nbs/quantilizers/65_sweep.ipynb #12daff43
 @dataclass(frozen=True)
@@ -45,7 +48,8 @@ class SweepConfig:
         require(self.qs and len(set(self.qs))==len(self.qs), 'qs', self.qs, 'at least one, all different')
         require(self.by in ('sum','mean'), 'by', self.by, 'sum, mean')
         if self.mode!='auto': check_mode(self.mode, task.discrete)
-        for name,least in (('episodes',1), ('play_seed',0), ('horizon',0), ('steps',0)): integer(getattr(self, name), name, least)
+        for name,least in (('episodes',1), ('play_seed',0), ('horizon',0), ('steps',0)):
+            integer(getattr(self, name), name, least)
         require(self.weight_decay<=1, 'weight_decay', self.weight_decay, 'a number up to 1')
 
 # %% ../../nbs/quantilizers/65_sweep.ipynb #132de756
@@ -66,12 +70,15 @@ MAX_MODELS_FILE = 2**31 # Bytes
 def save_quantilizers(quantilizers, path):
     "Write quantilizers to a .safetensors file, atomically"
     from safetensors.torch import save
-    about = dict(format='1', task=quantilizers.task, qs=json.dumps(quantilizers.qs), seeds=json.dumps(quantilizers.seeds))
+    about = dict(format='1', task=quantilizers.task, qs=json.dumps(quantilizers.qs),
+                 seeds=json.dumps(quantilizers.seeds))
     if isinstance(quantilizers, PixelQuantilizers):
-        tensors = {f'{k}.{name}': v for k,net in enumerate(quantilizers.networks) for name,v in net.state_dict().items()}
+        tensors = {f'{k}.{name}': v for k,net in enumerate(quantilizers.networks)
+                   for name,v in net.state_dict().items()}
     else:
         clones = quantilizers.clones
-        tensors = {f'weight.{k}': w for k,w in enumerate(clones.weights)} | {f'bias.{k}': b for k,b in enumerate(clones.biases)}
+        tensors = {f'weight.{k}': w for k,w in enumerate(clones.weights)}
+        tensors |= {f'bias.{k}': b for k,b in enumerate(clones.biases)}
         tensors |= dict(mean=clones.mean, scale=clones.scale)
     write_atomic(path, save({name: t.contiguous() for name,t in tensors.items()}, about))
 
@@ -85,7 +92,8 @@ def load_quantilizers(path):
         tensors = load(data)
         about = json.loads(data[8:8+int.from_bytes(data[:8], 'little')])['__metadata__']
         task,qs,seeds = about['task'], tuple(json.loads(about['qs'])), tuple(json.loads(about['seeds']))
-        if find_task(task).name=='pinball': return PixelQuantilizers(task, qs, seeds, [_network_of(tensors, k) for k in range(len(qs))])
+        if find_task(task).name=='pinball':
+            return PixelQuantilizers(task, qs, seeds, [_network_of(tensors, k) for k in range(len(qs))])
         layers = sum(name.startswith('weight.') for name in tensors)
         parts = ([tensors[f'{kind}.{k}'] for k in range(layers)] for kind in ('weight','bias'))
         return Quantilizers(task, qs, seeds, CloneBatch(*parts, tensors['mean'], tensors['scale']))
@@ -122,11 +130,14 @@ def play_one_seed(folder, config:SweepConfig, seed:int, report, stop):
     "Play the episodes of one seed and write them; what a job does"
     fitted = load_quantilizers(model_path(folder, seed))
     horizon = config.horizon or None
-    if config.task=='mountain_car': played = play_cars(fitted, config.episodes, config.play_seed, mode_of(config), horizon)
-    else: played = play(fitted, config.episodes, config.play_seed, mode_of(config), horizon, report=report, stop=stop)
+    if config.task=='mountain_car':
+        played = play_cars(fitted, config.episodes, config.play_seed, mode_of(config), horizon)
+    else:
+        played = play(fitted, config.episodes, config.play_seed, mode_of(config), horizon, report=report,
+                      stop=stop)
     if played is None: return
-    rows = [dict(task=config.task, q=q, seed=seed, episode=episode, steps=played.steps[k,episode], true=played.true[k,episode],
-                 proxy=played.proxy[k,episode], cheat=played.cheat[k,episode])
+    rows = [dict(task=config.task, q=q, seed=seed, episode=episode, steps=played.steps[k,episode],
+                 true=played.true[k,episode], proxy=played.proxy[k,episode], cheat=played.cheat[k,episode])
             for k,q in enumerate(fitted.qs) for episode in range(config.episodes)]
     write_atomic(episodes_path(folder, seed), pd.DataFrame(rows).to_csv(index=False))
 
@@ -134,7 +145,8 @@ def play_one_seed(folder, config:SweepConfig, seed:int, report, stop):
 def fingerprint_demos(demos:Demos) -> str:
     "Sixteen hex digits that name demonstrations by their content"
     found = hashlib.sha256(json.dumps([demos.task, list(demos.kinds)]).encode())
-    for name in ('observations','keys','proxy','true','lengths'): found.update(np.ascontiguousarray(getattr(demos, name)).tobytes())
+    for name in ('observations','keys','proxy','true','lengths'):
+        found.update(np.ascontiguousarray(getattr(demos, name)).tobytes())
     return found.hexdigest()[:16]
 
 # %% ../../nbs/quantilizers/65_sweep.ipynb #9bd9b7d6
@@ -162,17 +174,20 @@ def run_sweep(folder, # Its home
               workers:int|None=None, # Processes side by side; default one per core
               progress:bool=True # Show a bar?
               ):
-    "Do what is not done yet, and return the table of all episodes so far. `ValueError` on bad input; `RuntimeError` if a job failed"
+    """Do what is not done yet, and return the table of all episodes so far. `ValueError` on bad input;
+    `RuntimeError` if a job failed"""
     config = config or SweepConfig(demos.task)
     seeds = [integer(seed, 'seed', 0, 2**31-1) for seed in seeds]
     require(seeds and len(set(seeds))==len(seeds), 'seeds', seeds, 'at least one, all different')
     require(do and set(do)<=set(VERBS), 'do', do, 'train, test')
     claim_sweep(folder, config, demos)
-    units = dict(train=cloning_of(config).steps*(len(config.qs) if config.task=='pinball' else 1), test=config.episodes)
+    units = dict(train=cloning_of(config).steps*(len(config.qs) if config.task=='pinball' else 1),
+                 test=config.episodes)
     for verb,work,path in (('train', train_one_seed, model_path), ('test', play_one_seed, episodes_path)):
         if verb not in do: continue
         todo = [seed for seed in seeds if not path(folder, seed).exists()]
-        jobs = [Job(f'{verb} seed {seed}', work, dict(folder=str(folder), config=config, seed=seed), units[verb]) for seed in todo]
+        jobs = [Job(f'{verb} seed {seed}', work, dict(folder=str(folder), config=config, seed=seed),
+                    units[verb]) for seed in todo]
         failed = {o.name: o.error for o in run_jobs(jobs, workers, verb, progress) if o.error} if jobs else {}
         if failed: raise RuntimeError('\n'.join(f'{name} failed:\n{error}' for name,error in failed.items()))
     return sweep_table(folder)
@@ -182,10 +197,13 @@ SWEEP_COLUMNS = ('task','q','seed','episode','steps','true','proxy','cheat')
 
 # %% ../../nbs/quantilizers/65_sweep.ipynb #05264303
 def sweep_table(folder):
-    "All episodes of a sweep so far, as one pandas table, which is also written to `episodes.csv`. Empty if none was played"
-    paths = sorted(Path(folder).glob('episodes/seed-*.csv'), key=lambda p: int(p.stem[5:]) if p.stem[5:].isdigit() else -1)
+    """All episodes of a sweep so far, as one pandas table, which is also written to `episodes.csv`.
+    Empty if none was played"""
+    paths = sorted(Path(folder).glob('episodes/seed-*.csv'),
+                   key=lambda p: int(p.stem[5:]) if p.stem[5:].isdigit() else -1)
     parts = [pd.read_csv(io.BytesIO(read_bytes(path, 2**28))) for path in paths]
-    for path,part in zip(paths, parts): require(tuple(part.columns)==SWEEP_COLUMNS, f'columns of {path}', list(part.columns), SWEEP_COLUMNS)
+    for path,part in zip(paths, parts):
+        require(tuple(part.columns)==SWEEP_COLUMNS, f'columns of {path}', list(part.columns), SWEEP_COLUMNS)
     if not parts: return pd.DataFrame(columns=SWEEP_COLUMNS)
     table = pd.concat(parts, ignore_index=True)
     write_atomic(Path(folder)/'episodes.csv', table.to_csv(index=False))
@@ -193,7 +211,8 @@ def sweep_table(folder):
 
 # %% ../../nbs/quantilizers/65_sweep.ipynb #ab6d6be2
 def sweep_summary(table):
-    "A row for each q: means over seeds of true and proxy return, and the standard deviation of the seeds' means"
+    """A row for each q: means over seeds of true and proxy return,
+    and the standard deviation of the seeds' means"""
     means = table.groupby(['q','seed'])[['true','proxy','steps','cheat']].mean().reset_index()
     by = means.groupby('q')
     out = by[['true','proxy','steps','cheat']].mean()

@@ -36,9 +36,12 @@ class Task:
 
 # %% ../../nbs/quantilizers/60_tasks.ipynb #85d2bae3
 TASKS = {task.name: task for task in (
-    Task('mountain_car', 'MountainCar-v0', 200, (2,), ((0,1,2),), True, None, 'position at each step', '-1 a step until the flag'),
-    Task('hopper', 'Hopper-v5', 1000, (11,), ((-1.,0.,1.),)*3, False, 'mujoco', 'mean ankle angle, paid at the end', 'speed + 1 - effort'),
-    Task('pinball', 'VideoPinballNoFrameskip-v4', 27000, (4,84,84), (tuple(range(9)),), True, 'atari', 'score', 'score - cheat rate'))}
+    Task('mountain_car', 'MountainCar-v0', 200, (2,), ((0,1,2),), True, None, 'position at each step',
+         '-1 a step until the flag'),
+    Task('hopper', 'Hopper-v5', 1000, (11,), ((-1.,0.,1.),)*3, False, 'mujoco',
+         'mean ankle angle, paid at the end', 'speed + 1 - effort'),
+    Task('pinball', 'VideoPinballNoFrameskip-v4', 27000, (4,84,84), (tuple(range(9)),), True, 'atari',
+         'score', 'score - cheat rate'))}
 
 def find_task(name:str) -> Task:
     "A task by name. `ValueError` if there is none of this name"
@@ -50,7 +53,8 @@ def need(module:str, extra:str):
     "A module that an extra of this package brings. `ValueError` that says how to install it"
     try: return importlib.import_module(module)
     except ImportError as e:
-        raise ValueError(f"{module} cannot be imported ({e}). Install it: pip install 'goalmisgen[{extra}]'") from None
+        raise ValueError(f"{module} cannot be imported ({e}). "
+                         f"Install it: pip install 'goalmisgen[{extra}]'") from None
 
 # %% ../../nbs/quantilizers/60_tasks.ipynb #602382ff
 def shipped_path(name:str) -> Path:
@@ -63,7 +67,8 @@ def position_rule():
     return lambda observation, reward, over: (float(observation[0]), float(reward))
 
 def ankle_rule():
-    "Hopper's rule: the proxy is 0 until the episode is over, then the mean over its steps of the ankle's angle in radians"
+    """Hopper's rule: the proxy is 0 until the episode is over,
+    then the mean over its steps of the ankle's angle in radians"""
     angles = []
     def rule(observation, reward, over):
         angles.append(float(observation[4]))
@@ -97,7 +102,8 @@ def make_task(name:str, # mountain_car, hopper or pinball
               horizon:int|None=None, # Cut episodes off after so many steps; default the task's own
               lam:float=1. # Pinball: how much of the true reward a cheating ball costs
               ):
-    "A Gymnasium environment that pays the proxy and reports both rewards. `ValueError` if its simulator is not installed"
+    """A Gymnasium environment that pays the proxy and reports both rewards.
+    `ValueError` if its simulator is not installed"""
     task = find_task(name)
     horizon = task.horizon if horizon is None else integer(horizon, 'horizon', 1)
     if name=='pinball': # raw frames are its own affair
@@ -107,7 +113,10 @@ def make_task(name:str, # mountain_car, hopper or pinball
     return TwoRewards(gymnasium.make(task.env_id, max_episode_steps=horizon), RULES[name])
 
 # %% ../../nbs/quantilizers/60_tasks.ipynb #505840b4
-FLAG, LEFT_WALL, RIGHT_WALL, TOP_SPEED = .5, -1.2, .6, .07 # Positions of flag and ends; greatest speed, in positions a step
+FLAG = .5 # Position of the flag
+LEFT_WALL = -1.2 # Positions of the ends
+RIGHT_WALL = .6
+TOP_SPEED = .07 # Greatest speed, in positions a step
 
 def gravity(position): # float64 (...)
     "The slope's pull at a position, in speed a step, with the C library's cosine"
@@ -119,8 +128,10 @@ def gravity(position): # float64 (...)
 def car_step(position, # float64 (...), one number a car
              velocity, # float64 (...)
              key): # int (...): 0 left, 1 none, 2 right
-    "One step of many cars: new positions and velocities, float64, and whether each has reached the flag, bool"
-    velocity = np.clip(velocity + ((np.asarray(key, np.int64)-1)*.001 + gravity(position)), -TOP_SPEED, TOP_SPEED)
+    """One step of many cars: new positions and velocities, float64,
+    and whether each has reached the flag, bool"""
+    velocity = np.clip(velocity + ((np.asarray(key, np.int64)-1)*.001 + gravity(position)),
+                       -TOP_SPEED, TOP_SPEED)
     position = np.clip(position+velocity, LEFT_WALL, RIGHT_WALL)
     velocity = np.where((position==LEFT_WALL) & (velocity<0), 0., velocity)
     return position, velocity, (position>=FLAG) & (velocity>=0)
@@ -151,9 +162,11 @@ def draw_car(position:float, width:int=240):
 
 # %% ../../nbs/quantilizers/60_tasks.ipynb #f78691ab
 def hopper_joints(qpos): # float (6,): forward, up, and the angles of torso, thigh, leg and foot in radians
-    "Where Hopper's joints are, in metres: (6, 2), from the top of the torso over hip, knee and ankle to toe and heel"
+    """Where Hopper's joints are, in metres: (6, 2),
+    from the top of the torso over hip, knee and ankle to toe and heel"""
     forward,up,*angles = (float(v) for v in qpos)
-    lean = np.cumsum([angles[0], *(-a for a in angles[1:])]) # forward is positive; the inner joints turn the other way
+    # forward is positive; the inner joints turn the other way
+    lean = np.cumsum([angles[0], *(-a for a in angles[1:])])
     def along(length, angle): return length*np.array([np.sin(angle), np.cos(angle)])
     top = np.array([forward, up]) + along(.2, lean[0])
     hip = top - along(.4, lean[0])

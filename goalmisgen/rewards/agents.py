@@ -91,9 +91,11 @@ class MazeAgentConfig:
 def import_sb3():
     "stable-baselines3. `ImportError` that says what to install"
     try:
-        with redirect_stderr(io.StringIO()): import stable_baselines3 # where the old gym is installed too, it says that it is old
+        # where the old gym is installed too, it says that it is old
+        with redirect_stderr(io.StringIO()): import stable_baselines3
     except ImportError:
-        raise ImportError("Training agents on learned rewards needs stable-baselines3: pip install 'goalmisgen[sb3]'") from None
+        raise ImportError("Training agents on learned rewards needs stable-baselines3: "
+                          "pip install 'goalmisgen[sb3]'") from None
     return stable_baselines3
 
 # %% ../../nbs/rewards/55_agents.ipynb #a62371d9
@@ -164,11 +166,11 @@ def panel_agent(goal:str, reward:str, seed:int, population=None, config=None, re
 
 # %% ../../nbs/rewards/55_agents.ipynb #29811033
 def draw_panels(curves:pd.DataFrame,
-                best:dict=None): # `best`: (goal, reward) to true returns of the best policies for the learned rewards
+                best:dict=None): # (goal, reward) to true returns of the best policies for the learned rewards
     """True return of every agent of the four panels, and the learned return, thin, where there is one;
     returns the figure"""
     with style() as plt:
-        fig, axs = plt.subplots(1, 4, figsize=(10, 2.6), sharey=True)
+        fig, axs = plt.subplots(1, 4, figsize=(8.4, 2.3), sharey=True)
         for ax, (goal, reward) in zip(axs, PANELS):
             for seed, rows in curves[(curves.goal==goal) & (curves.reward==reward)].groupby('seed'):
                 colour = SERIES[seed%len(SERIES)]

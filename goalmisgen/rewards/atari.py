@@ -21,7 +21,7 @@ from .transitions import read_arrays, save_arrays
 class AtariGame:
     "A game, and where its score stands on the screen"
     env_id:str # Gymnasium's name for it
-    boxes:tuple # Score boxes: (top, bottom, left, right) in pixels of the raw frame, bottom and right excluded
+    boxes:tuple # Score boxes: (top, bottom, left, right) in raw pixels, bottom and right excluded
     fill_pixel:tuple # (row, column) of a pixel that has the colour to fill them with
 
 # %% ../../nbs/rewards/56_atari.ipynb #c1a4426c
@@ -61,7 +61,7 @@ def hide_score(frame, # uint8 (210, 160, 3): a raw frame
     return out
 
 # %% ../../nbs/rewards/56_atari.ipynb #359daf56
-SCREEN_SIZE, STACK, SKIP = 84, 4, 4 # Pixels a side; screens in an observation; frames for which an action is held
+SCREEN_SIZE, STACK, SKIP = 84, 4, 4 # Pixels a side; screens in an observation; frames an action is held
 
 @cache
 def resize_weights(n:int, m:int):
@@ -212,7 +212,7 @@ def collect_screens(name:str, # One of `ATARI_GAMES`
                     keep:float=.05, # Chance of keeping a moment without reward
                     report=lambda found: None, # Told how many moments there are
                     stop=lambda: False, # Asked whether to give up
-                    most_steps:int=2_000_000 # `RuntimeError` if the game gives too few rewards in as many steps
+                    most_steps:int=2_000_000 # `RuntimeError` if too few rewards come in as many steps
                     ) -> Screens|None:
     """Half of the moments with a reward, half without, by `scripted_player`; None if stopped. `ValueError` on
     bad input"""
@@ -225,7 +225,8 @@ def collect_screens(name:str, # One of `ATARI_GAMES`
     shown, filled, rewards, missing, steps = [], [], [], {True: half, False: half}, 0
     while any(missing.values()):
         if stop(): return None
-        if steps==most_steps: raise RuntimeError(f'{name}: {half-missing[True]} moments with a reward in {steps:,} steps')
+        if steps==most_steps:
+            raise RuntimeError(f'{name}: {half-missing[True]} moments with a reward in {steps:,} steps')
         points, terminated, truncated = env.advance(player(env.ram))
         steps += 1
         rewarded = points!=0

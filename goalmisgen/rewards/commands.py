@@ -18,7 +18,7 @@ from pathlib import Path
 from tyro.conf import Positional
 
 # %% ../../nbs/rewards/58_commands.ipynb #7b2c5885
-def make_files(tasks, # Triples: a file, a function of (path, report, stop, **kwargs) to write it, and kwargs with `units`
+def make_files(tasks, # Triples: a file, its writer f(path, report, stop, **kwargs), and kwargs with `units`
                workers:int|None, # Processes side by side; default one per core
                label:str # Of the progress bar
                ) -> int:
@@ -124,14 +124,15 @@ def _distances_file(path, case, report, stop):
 def _joined(paths, out):
     "One table of many with the same columns, line by line: nothing is read into them"
     tables = [Path(path).read_text().splitlines() for path in paths]
-    require(len({table[0] for table in tables})==1, 'columns of the tables', [table[0] for table in tables], 'all alike')
+    require(len({table[0] for table in tables})==1, 'columns of the tables', [table[0] for table in tables],
+            'all alike')
     write_atomic(out, '\n'.join([tables[0][0], *(line for table in tables for line in table[1:])]) + '\n')
 
 # %% ../../nbs/rewards/58_commands.ipynb #f6841cb4
 @dataclass(frozen=True)
 class RewardDistancesCommand:
     "Learn rewards from 24 kinds of data, and compare distances to the true reward with regret"
-    home:Positional[Path] = Path('results/reward-distances') # Folder for a file of each case, and for distances.csv
+    home:Positional[Path] = Path('results/reward-distances') # Folder for files of cases, and distances.csv
     seeds:int = 5 # Rewards of each case
     workers:int|None = None # Processes side by side; default one per core
 
@@ -159,8 +160,8 @@ def _curve_file(path, networks, goal, reward, seed, config, report, stop):
 class RewardAgentsCommand:
     """Train agents on true and learned rewards: coin flip and two goals, each with both. Needs
     stable-baselines3"""
-    home:Positional[Path] = Path('results/reward-agents') # Folder for a file of each agent, and for curves.csv
-    networks:Path|None = None # Learned rewards, a file of reward-fit; default the five that come with the package
+    home:Positional[Path] = Path('results/reward-agents') # Folder for a file of each agent, and curves.csv
+    networks:Path|None = None # Learned rewards, a file of reward-fit; default the package's five
     agents:int = 5 # In each panel; agent n has reward n
     workers:int|None = None # Processes side by side; default one per core
     config:MazeAgentConfig = field(default_factory=MazeAgentConfig) # How they are trained

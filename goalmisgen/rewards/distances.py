@@ -57,7 +57,8 @@ def optimal_values(reward, table:GridTable, gamma:float=GAMMA):
 # %% ../../nbs/rewards/54_distances.ipynb #6a08183d
 def greedy_policy(values):
     "Move probabilities float64 (..., S, 4) of who takes the best move; moves that are as good, as often"
-    best = values >= values.max(-1, keepdims=True) - 1e-7*np.maximum(1, abs(values).max((-1, -2), keepdims=True))
+    slack = 1e-7*np.maximum(1, abs(values).max((-1, -2), keepdims=True))
+    best = values >= values.max(-1, keepdims=True) - slack
     return best/best.sum(-1, keepdims=True)
 
 # %% ../../nbs/rewards/54_distances.ipynb #b71db369
@@ -177,7 +178,8 @@ def compare_case(case:RewardCase, report=lambda steps: None, stop=lambda: False)
     "Learn the rewards of a case and compare them in the three mazes; None if stopped"
     population = learn_case(case, report, stop)
     if population is None: return None
-    found = pd.concat([compare_rewards(population, GridSpec(goal)) for goal in ASKED_MAZES], ignore_index=True)
+    found = pd.concat([compare_rewards(population, GridSpec(goal)) for goal in ASKED_MAZES],
+                      ignore_index=True)
     return found.assign(goal=case.goal, noise=case.noise, count=case.count)
 
 # %% ../../nbs/rewards/54_distances.ipynb #d2fe291c

@@ -12,7 +12,8 @@ __all__ = ['SPOT_STRIDE', 'SPOTS', 'reward_cnn', 'screen_rewards', 'ScreenConfig
 import json, numpy as np, pandas as pd, torch
 from dataclasses import dataclass
 from ..core import Bounds, OneOf, atomic_path, check_fields, from_dict, integer, require, to_dict
-from .atari import ATARI_GAMES, SCREEN_SIZE, STACK, AtariScreen, Screens, get_game, hide_score, scripted_player
+from .atari import (ATARI_GAMES, SCREEN_SIZE, STACK, AtariScreen, Screens, get_game,
+                                      hide_score, scripted_player)
 from .transitions import read_arrays, reward_data, save_arrays
 from ..style import SERIES, SOFT, show_frames, style
 from pathlib import Path
@@ -190,7 +191,8 @@ def overlay_frames(net, name:str, score:str='show', steps:int=120, seed:int=0, e
                    report=lambda step: None):
     """Frames uint8 (N, 210, 160, 3) of a scripted player's game with the model's saliency over them, one for
     every `every` steps"""
-    env, player = AtariScreen(name, score), scripted_player(name, np.random.default_rng(integer(seed, 'seed', 0)))
+    env = AtariScreen(name, score)
+    player = scripted_player(name, np.random.default_rng(integer(seed, 'seed', 0)))
     env.reset(seed=int(seed))
     frames = []
     for step in range(integer(steps, 'steps', 1, 100_000)):
@@ -226,7 +228,8 @@ def load_screen_model(path) -> tuple:
     found = read_arrays(path, dict(about=('str', ()),
                                    **{k: ('float32', tuple(v.shape)) for k, v in net.state_dict().items()}))
     try: about = json.loads(str(found.pop('about')))
-    except json.JSONDecodeError as error: raise ValueError(f'{path}: not a reward model of a game ({error})') from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f'{path}: not a reward model of a game ({error})') from None
     require(isinstance(about, dict) and set(about)=={'game', 'config'}, f'description in {path}', about,
             'game, config')
     get_game(about['game'])
@@ -235,17 +238,21 @@ def load_screen_model(path) -> tuple:
 
 # %% ../../nbs/rewards/57_screens.ipynb #a492ef0e
 def shipped_screens() -> tuple:
-    "What comes with the package: the table, one row a model; and arrays by name (see `draw_saliency_sheet` and `shipped_trace`)"
-    with np.load(reward_data('atari.npz'), allow_pickle=False) as file: arrays = {name: file[name] for name in file.files}
+    """What comes with the package: the table, one row a model; and arrays by name (see `draw_saliency_sheet`
+    and `shipped_trace`)"""
+    with np.load(reward_data('atari.npz'), allow_pickle=False) as file:
+        arrays = {name: file[name] for name in file.files}
     return pd.read_csv(reward_data('atari.csv')), arrays
 
 def shipped_trace(arrays:dict, name:str) -> pd.DataFrame:
-    "The stored trace of a game: points, and what a model that learned with the score pays with it and without"
+    """The stored trace of a game: points, and what a model that learned with the score pays with it and
+    without"""
     return pd.DataFrame(arrays[f'{name}_trace'], columns=['points', 'show', 'fill'])
 
 # %% ../../nbs/rewards/57_screens.ipynb #d2b746a1
 def draw_saliency_sheet(arrays:dict, names=('seaquest', 'breakout')):
-    "Four moments with points, of each game, with the saliency of a model that saw the score and one that did not; returns the figure"
+    """Four moments with points, of each game, with the saliency of a model that saw the score and one that
+    did not; returns the figure"""
     rows = [(name, score) for name in names for score in ('show', 'fill')]
     pictures = []
     for name, score in rows:

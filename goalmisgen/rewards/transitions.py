@@ -88,7 +88,8 @@ def collect(table:GridTable, # Which maze
         found.append((states, moves))
         kinds += np.bincount(table.reward[states, moves].astype(int), minlength=2)
         if kinds.min()>=count//2: break
-    else: raise RuntimeError(f'{kinds[1]:,} of {kinds.sum():,} transitions pay: too few for a balanced set of {count:,}')
+    else: raise RuntimeError(f'{kinds[1]:,} of {kinds.sum():,} transitions pay: '
+                             f'too few for a balanced set of {count:,}')
     states, moves = (np.concatenate(part) for part in zip(*found))
     paid = table.reward[states, moves]
     keep = np.sort(np.concatenate([np.flatnonzero(paid==kind)[:count//2] for kind in (0, 1)]))
@@ -107,7 +108,9 @@ def save_arrays(path, **arrays):
     with atomic_path(path) as tmp: np.savez_compressed(tmp, **arrays)
 
 # %% ../../nbs/rewards/51_transitions.ipynb #d796133c
-def read_arrays(path, fields:dict) -> dict: # `fields`: name to (dtype, shape); None in a shape is any length, dtype str is text
+def read_arrays(path,
+                fields:dict # Name to (dtype, shape); None in a shape is any length, dtype str is text
+                ) -> dict:
     "The arrays of an .npz file. `ValueError` if it is damaged, or holds other arrays, types or shapes"
     try:
         with np.load(path, allow_pickle=False) as file:
