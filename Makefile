@@ -33,6 +33,7 @@ pytest: $(DEV)
 
 lint: $(DEV) ## lint notebooks, tools and tests
 	$(BIN)/ruff check
+	$(BIN)/ruff format --check -q
 
 export: $(DEV) ## write the package from the notebooks
 	$(BIN)/nbdev_export
