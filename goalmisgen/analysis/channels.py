@@ -199,7 +199,7 @@ def _compared_with(shape, background) -> dict:
 def visibility(shape:str='line', # line or gem
                background:str='textured'): # 'black', 'grey' or 'textured'
     """Data frame: how each colour stands out in each channel against all floors together, walls, and each
-    texture. Columns `behind`, `spread` (mean and sd of what it is compared with), `contrast` (mean absolute
+    texture. Columns behind and spread (mean and sd of what it is compared with), `contrast` (mean absolute
     difference), all 0..255, and `dprime`"""
     import pandas as pd
     require(shape in SHAPES, 'shape', shape, ', '.join(SHAPES))

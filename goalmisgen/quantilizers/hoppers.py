@@ -76,7 +76,7 @@ class RuleBank:
 
 # %% ../../nbs/quantilizers/64_hoppers.ipynb #38e0f665
 def load_bank(path=None) -> RuleBank: # default: the bank that ships
-    "A bank of `RuleBank.save`. `ValueError` if the file is another"
+    "A bank that its `save` wrote. `ValueError` if the file is another"
     path = path or shipped_path('hopper-rules.npz')
     arrays = load_arrays(path, 2**26)
     fits = set(arrays)=={'rules','true','proxy'} and arrays['rules'].shape==(len(arrays['true']), 36)
