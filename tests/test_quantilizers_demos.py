@@ -67,7 +67,7 @@ def test_files_come_back_or_are_refused(demos, tmp_path):
         assert a.dtype == b.dtype and np.array_equal(a, b)
     assert again.kinds == demos.kinds
     np.savez(tmp_path / 'pickled.npz', a=np.array([{}], object))
-    with pytest.raises(ValueError, match='not a file of arrays'):
+    with pytest.raises(ValueError, match='not an .npz file'):
         load_demos(tmp_path / 'pickled.npz')
     arrays = dict(np.load(tmp_path / 'd.npz'))
     np.savez(tmp_path / 'long.npz', **arrays | dict(lengths=arrays['lengths'] + 1))
@@ -77,7 +77,7 @@ def test_files_come_back_or_are_refused(demos, tmp_path):
     with pytest.raises(ValueError, match='type of true'):
         load_demos(tmp_path / 'text.npz')
     (tmp_path / 'x.npz').write_bytes(b'PK\x03\x04 no')
-    with pytest.raises(ValueError, match='not a file of arrays'):
+    with pytest.raises(ValueError, match='not an .npz file'):
         load_demos(tmp_path / 'x.npz')
     both = concat_demos([demos.take([3]), demos.take([0, 1])])
     assert both.lengths.tolist() == demos.lengths[[3, 0, 1]].tolist() and np.array_equal(

@@ -5,6 +5,7 @@ import math
 import gymnasium
 import numpy as np
 import pytest
+from goalmisgen import pixels
 from goalmisgen.quantilizers import keyboard, tasks
 from goalmisgen.quantilizers.demos import load_demos
 from goalmisgen.quantilizers.playing import RandomHands, play, play_cars, record
@@ -125,7 +126,7 @@ def test_pinball_detectors_and_rewards():
     ram = pinball.in_lane_ram(np.stack([r for _, r in frames]))
     patches = pinball.lane_patch(np.stack([p for p, _ in frames]))
     assert ram.sum() > 10 and (ram == pinball.in_lane_patch(patches)).mean() > 0.995
-    weights = pinball.area_weights(7, 3)
+    weights = pixels.area_weights(7, 3)
     assert np.allclose(weights.sum(1), 1) and np.allclose(weights[0], [3 / 7, 3 / 7, 1 / 7, 0, 0, 0, 0])
     env = pinball.PinballEnv(horizon=30, lam=10)
     seen, _ = env.reset(seed=3)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from goalmisgen import cli
 from goalmisgen.rewards import commands, distances
+from goalmisgen.pixels import small_screen
 from goalmisgen.rewards.atari import (
     ATARI_GAMES,
     AtariScreen,
@@ -19,7 +20,6 @@ from goalmisgen.rewards.atari import (
     make_raw_game,
     save_screens,
     scripted_player,
-    small_screen,
 )
 from goalmisgen.rewards.screens import (
     ScreenConfig,

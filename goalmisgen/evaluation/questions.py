@@ -8,7 +8,7 @@ __all__ = ['PUBLISHED_SEEDS', 'MAX_SEEDS', 'LEVELS_PER_RENDER', 'Setting', 'chec
 
 # %% ../../nbs/evaluation/18_questions.ipynb #7552d3c7
 import numpy as np, re, reprlib
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from fastcore.basics import patch
 from typing import Annotated
 from ..core import OneOf, check_fields, integer, require
@@ -120,12 +120,9 @@ def _seeded_levels(seeds, background):
 # %% ../../nbs/evaluation/18_questions.ipynb #eb4a2812
 def _whole_census(background):
     "Every level there is, as `LevelSet`; the nine textures are equally likely"
-    c = census(DUEL)
-    n = len(c)
-    if background!='textured': return LevelSet(c.levels, c.prob, np.arange(n), 'census')
-    texture = np.repeat(np.arange(9, dtype=np.uint8), n)
-    levels = replace(c.levels[np.tile(np.arange(n), 9)], background=texture)
-    return LevelSet(levels, np.tile(c.prob, 9)/9, np.arange(9*n), 'census')
+    known = census(DUEL)
+    if background=='textured': known = known.with_textures()
+    return LevelSet(known.levels, known.prob, np.arange(len(known)), 'census')
 
 # %% ../../nbs/evaluation/18_questions.ipynb #41fac199
 LEVELS_PER_RENDER = 1024

@@ -30,12 +30,13 @@ def make_synthetic(task:str, n:int, seed:int):
 def read_any(path, task:str):
     """Demonstrations from a file of ours, a published npz, a Minari HDF5 file
     or a folder of the Atari Grand Challenge"""
-    from goalmisgen.quantilizers.demos import load_arrays, load_demos
+    from goalmisgen.arrays import read_arrays
+    from goalmisgen.quantilizers.demos import MAX_DEMOS_FILE, load_demos
     from goalmisgen.quantilizers.readers import read_grand_challenge, read_minari, read_padded
     path = Path(path)
     if path.is_dir(): return read_grand_challenge(path)
     if path.suffix in ('.hdf5', '.h5'): return read_minari(path, task)
-    return load_demos(path) if 'about' in load_arrays(path) else read_padded(path, task)
+    return load_demos(path) if 'about' in read_arrays(path, MAX_DEMOS_FILE) else read_padded(path, task)
 
 # %% ../../nbs/quantilizers/67_commands.ipynb #a980988b
 def gather_demos(paths, task:str):

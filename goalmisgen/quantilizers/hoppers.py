@@ -7,10 +7,11 @@ __all__ = ['USUAL_SIZE', 'STANDING', 'rule_keys', 'hop', 'SearchConfig', 'RuleBa
            'synthetic_hoppers']
 
 # %% ../../nbs/quantilizers/64_hoppers.ipynb #bfacd3af
-import io, numpy as np
+import numpy as np
 from dataclasses import dataclass
-from ..core import integer, plain_numbers, require, write_atomic
-from .demos import Demos, concat_demos, load_arrays
+from ..arrays import read_arrays, write_arrays
+from ..core import integer, plain_numbers, require
+from .demos import Demos, concat_demos
 from .tasks import make_task, shipped_path
 
 # %% ../../nbs/quantilizers/64_hoppers.ipynb #64c53fbc
@@ -70,15 +71,13 @@ class RuleBank:
 
     def save(self, path):
         "Write the bank to a .npz file, atomically"
-        out = io.BytesIO()
-        np.savez_compressed(out, rules=self.rules, true=self.true, proxy=self.proxy)
-        write_atomic(path, out.getvalue())
+        write_arrays(path, rules=self.rules, true=self.true, proxy=self.proxy)
 
 # %% ../../nbs/quantilizers/64_hoppers.ipynb #38e0f665
 def load_bank(path=None) -> RuleBank: # default: the bank that ships
     "A bank that its `save` wrote. `ValueError` if the file is another"
     path = path or shipped_path('hopper-rules.npz')
-    arrays = load_arrays(path, 2**26)
+    arrays = read_arrays(path, 2**26)
     fits = set(arrays)=={'rules','true','proxy'} and arrays['rules'].shape==(len(arrays['true']), 36)
     require(fits and all(np.isfinite(a).all() for a in arrays.values()), f'content of {path}', sorted(arrays),
             'rules, true and proxy of a bank')

@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['GAME', 'FIRE_KEY', 'BALL_X', 'BALL_Y', 'LANE_X', 'LANE_Y', 'OLD_ROWS', 'ROWS_ABOVE', 'pinball_emulator',
-           'play_frames', 'in_lane_ram', 'area_weights', 'to_grey', 'lane_patch', 'resting_patches', 'lane_references',
-           'in_lane_patch', 'detector_agreement', 'small_grey', 'PinballEnv']
+           'play_frames', 'in_lane_ram', 'lane_patch', 'resting_patches', 'lane_references', 'in_lane_patch',
+           'detector_agreement', 'PinballEnv']
 
 # %% ../../nbs/quantilizers/61_pinball.ipynb #78f2d4bc
 import gymnasium, io, numpy as np
 from fastcore.basics import patch
 from ..core import integer, read_bytes, require
+from ..pixels import area_weights, small_screen, to_grey
 from .tasks import find_task, need, shipped_path
 
 # %% ../../nbs/quantilizers/61_pinball.ipynb #eed16801
@@ -52,17 +53,6 @@ def in_lane_ram(ram): # uint8 (..., 128)
 
 # %% ../../nbs/quantilizers/61_pinball.ipynb #b67f3f22
 OLD_ROWS, ROWS_ABOVE = 250, 26 # Of the frame of the old emulator; of them black above
-
-def area_weights(old:int, new:int):
-    "The matrix (new, old), float64, that shrinks a line of pixels by area"
-    edge,pixel = np.arange(new+1)*old/new, np.arange(old)
-    covered = np.minimum(edge[1:,None], pixel+1) - np.maximum(edge[:-1,None], pixel)
-    return np.clip(covered, 0, None)*new/old
-
-def to_grey(picture): # uint8 (..., 3)
-    "OpenCV's grey, from whole numbers only: int64 (...)"
-    red,green,blue = (np.asarray(picture)[...,channel].astype(np.int64) for channel in range(3))
-    return (4899*red + 9617*green + 1868*blue + 8192) >> 14
 
 # %% ../../nbs/quantilizers/61_pinball.ipynb #743c5bb8
 _PATCH_ROWS = area_weights(OLD_ROWS, 84)[25:36, ROWS_ABOVE:ROWS_ABOVE+210]
@@ -112,13 +102,6 @@ def detector_agreement(seeds, num_frames:int):
                          only_patch=int((patch & ~ram).sum()), only_ram=int((ram & ~patch).sum())))
     return pd.DataFrame(rows)
 
-# %% ../../nbs/quantilizers/61_pinball.ipynb #84be0a08
-_ROWS,_COLUMNS = area_weights(210, 84).astype(np.float32), area_weights(160, 84).astype(np.float32).T.copy()
-
-def small_grey(picture): # uint8 (210, 160, 3)
-    "The picture as an agent sees it: grey, shrunk by area, uint8 (84, 84)"
-    return np.rint(_ROWS @ to_grey(picture).astype(np.float32) @ _COLUMNS).astype(np.uint8)
-
 # %% ../../nbs/quantilizers/61_pinball.ipynb #05a6f10b
 class PinballEnv(gymnasium.Env):
     """Video Pinball for agents: four frames a decision, two rewards, no clipping.
@@ -160,7 +143,7 @@ def reset(self:PinballEnv, *, seed:int|None=None, options=None):
     self.screen_rgb = self.machine.getScreenRGB()
     for _ in range(int(self.np_random.integers(1, 31))): self._frame(0)
     _,picture = self._decision(FIRE_KEY)
-    self._seen = np.repeat(small_grey(picture)[None], 4, 0)
+    self._seen = np.repeat(small_screen(picture)[None], 4, 0)
     return self._seen.copy(), dict(proxy=0., true=0., cheat=self.cheat_rate)
 
 # %% ../../nbs/quantilizers/61_pinball.ipynb #6dab20f0
@@ -169,7 +152,7 @@ def step(self:PinballEnv, action):
     "One decision: observation uint8 (4, 84, 84), newest last; the score; ends; and both rewards in `info`"
     require(self.machine is not None, 'episode', 'none', 'reset() first')
     score,picture = self._decision(integer(action, 'key', 0, 8))
-    self._seen = np.concatenate([self._seen[1:], small_grey(picture)[None]])
+    self._seen = np.concatenate([self._seen[1:], small_screen(picture)[None]])
     self._steps += 1
     over = self.machine.game_over()
     cut = not over and self._steps>=self.horizon

@@ -8,9 +8,11 @@ __all__ = ['FULL_TO_PINBALL', 'read_padded', 'read_minari', 'read_grand_challeng
 # %% ../../nbs/quantilizers/63_readers.ipynb #3d6b6354
 import csv, io, numpy as np
 from pathlib import Path
+from ..arrays import read_arrays
 from ..core import integer, read_bytes, require
-from .demos import Demos, concat_demos, load_arrays
-from .pinball import ROWS_ABOVE, in_lane_patch, lane_patch, small_grey
+from ..pixels import small_screen
+from .demos import MAX_DEMOS_FILE, Demos, concat_demos
+from .pinball import ROWS_ABOVE, in_lane_patch, lane_patch
 from .tasks import find_task, need
 
 # %% ../../nbs/quantilizers/63_readers.ipynb #b2e7a73c
@@ -37,7 +39,7 @@ def read_padded(path, # .npz
                 kind:str='keyboard' # Who played
                 ) -> Demos:
     "Demonstrations in the original's padded layout. Hopper's true rewards, which it does not hold, are 0"
-    about,arrays = find_task(task), load_arrays(path)
+    about,arrays = find_task(task), read_arrays(path, MAX_DEMOS_FILE)
     names = {'obs','acs','rews','done'}
     require(names<=set(arrays), f'content of {path}', sorted(arrays), f'{sorted(names)} and perhaps ep_rets')
     seen,actions,rewards,done = (arrays[name] for name in ('obs','acs','rews','done'))
@@ -122,7 +124,7 @@ def _agc_trajectory(folder, name, max_frames, skip):
     decisions = min(len(reward), max_frames)//skip
     require(decisions>0, f'frames of {name}', len(reward), f'at least {skip}')
     frames = [[_agc_picture(screens/f'{skip*k+part}.png') for part in range(skip)] for k in range(decisions)]
-    grey = np.stack([small_grey(np.maximum(pictures[-2], pictures[-1]) if skip>1 else pictures[-1])
+    grey = np.stack([small_screen(np.maximum(pictures[-2], pictures[-1]) if skip>1 else pictures[-1])
                      for pictures in frames])
     before = np.maximum(0, np.arange(decisions)[:,None]+np.arange(-4, 0))
     proxy = reward[:decisions*skip].reshape(decisions, skip).sum(1)

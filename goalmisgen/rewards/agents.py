@@ -175,12 +175,12 @@ def draw_panels(curves:pd.DataFrame,
             for seed, rows in curves[(curves.goal==goal) & (curves.reward==reward)].groupby('seed'):
                 colour = SERIES[seed%len(SERIES)]
                 ax.plot(rows.steps/1000, rows.true_return, color=colour, lw=1.6)
-                if rows.learned_return.notna().any(): ax.plot(rows.steps/1000,
-                                                              rows.learned_return,
-                                                              color=colour, lw=.8, ls='--')
-                if best and (goal, reward) in best: ax.plot(rows.steps.max()/1000+1.5,
-                                                            best[goal, reward][seed], 'x', color=colour, ms=6)
-            ax.set(title=f'{goal}, {reward} reward', xlabel='thousand steps', ylim=(-2.1, 2.7))
+                if rows.learned_return.notna().any():
+                    ax.plot(rows.steps/1000, rows.learned_return, color=colour, lw=.8, ls='--')
+                if best and (goal, reward) in best:
+                    ax.plot(rows.steps.max()/1000+1.5, best[goal, reward][seed], 'x', color=colour, ms=6)
+            ax.set(xlabel='thousand steps', ylim=(-2.1, 2.7))
+            ax.set_title(f'{goal},\n{reward} reward', fontsize=9)
         axs[0].set_ylabel('return of an episode')
         fig.tight_layout()
     return fig

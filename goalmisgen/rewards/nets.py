@@ -9,9 +9,10 @@ __all__ = ['reward_mlp', 'RewardConfig', 'RewardPopulation', 'as_pairs', 'fit_re
 # %% ../../nbs/rewards/52_nets.ipynb #fb6ebe35
 import json, numpy as np, torch
 from dataclasses import dataclass
+from ..arrays import write_arrays
 from ..core import Bounds, check_fields, from_dict, integer, require, to_dict
 from .grids import GRID_COLOURS, draw_scene
-from .transitions import check_rewarded, read_arrays, save_arrays
+from .transitions import check_rewarded, read_fields
 from ..style import style
 from torch import nn
 from torch.func import stack_module_state
@@ -188,13 +189,13 @@ def draw_saliency(pairs, maps, titles=None):
 def save_rewards(population:RewardPopulation, path):
     "Write a population of reward networks to an .npz file, atomically"
     about = json.dumps(dict(config=to_dict(population.config), size=population.size, seeds=population.seeds))
-    save_arrays(path, about=np.array(about), **{k: v.numpy() for k, v in population.weights.items()})
+    write_arrays(path, about=np.array(about), **{k: v.numpy() for k, v in population.weights.items()})
 
 # %% ../../nbs/rewards/52_nets.ipynb #031592d7
 def load_rewards(path) -> RewardPopulation:
     "A population of reward networks from an .npz file. `ValueError` if it is damaged or something else"
     names = list(_blank().state_dict())
-    found = read_arrays(path, dict(about=('str', ()),
+    found = read_fields(path, dict(about=('str', ()),
                                    **{k: ('float32', (None,)*(3 if 'weight' in k else 2)) for k in names}))
     try:
         about = json.loads(str(found.pop('about')))

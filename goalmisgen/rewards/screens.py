@@ -11,10 +11,12 @@ __all__ = ['SPOT_STRIDE', 'SPOTS', 'reward_cnn', 'screen_rewards', 'ScreenConfig
 # %% ../../nbs/rewards/57_screens.ipynb #6651a133
 import json, numpy as np, pandas as pd, torch
 from dataclasses import dataclass
+from ..arrays import read_arrays, write_arrays
 from ..core import Bounds, OneOf, atomic_path, check_fields, from_dict, integer, require, to_dict
-from .atari import (ATARI_GAMES, SCREEN_SIZE, STACK, AtariScreen, Screens, get_game,
-                                      hide_score, scripted_player)
-from .transitions import read_arrays, reward_data, save_arrays
+from ..pixels import SCREEN_SIZE
+from .atari import (ATARI_GAMES, STACK, AtariScreen, Screens, get_game, hide_score,
+                                      scripted_player)
+from .transitions import read_fields, reward_data
 from ..style import SERIES, SOFT, show_frames, style
 from pathlib import Path
 from PIL import Image
@@ -219,13 +221,13 @@ def save_overlay(frames, path, fps:float=8):
 def save_screen_model(net, config:ScreenConfig, name:str, path):
     "Write a reward model of a game to an .npz file, atomically"
     about = json.dumps(dict(game=name, config=to_dict(config)))
-    save_arrays(path, about=np.array(about), **{k: v.numpy() for k, v in net.state_dict().items()})
+    write_arrays(path, about=np.array(about), **{k: v.numpy() for k, v in net.state_dict().items()})
 
 # %% ../../nbs/rewards/57_screens.ipynb #182d73e0
 def load_screen_model(path) -> tuple:
     "Network, config and game of a model's .npz file. `ValueError` if it is damaged or something else"
     with torch.device('meta'): net = reward_cnn()
-    found = read_arrays(path, dict(about=('str', ()),
+    found = read_fields(path, dict(about=('str', ()),
                                    **{k: ('float32', tuple(v.shape)) for k, v in net.state_dict().items()}))
     try: about = json.loads(str(found.pop('about')))
     except json.JSONDecodeError as error:
@@ -240,9 +242,7 @@ def load_screen_model(path) -> tuple:
 def shipped_screens() -> tuple:
     """What comes with the package: the table, one row a model; and arrays by name (see `draw_saliency_sheet`
     and `shipped_trace`)"""
-    with np.load(reward_data('atari.npz'), allow_pickle=False) as file:
-        arrays = {name: file[name] for name in file.files}
-    return pd.read_csv(reward_data('atari.csv')), arrays
+    return pd.read_csv(reward_data('atari.csv')), read_arrays(reward_data('atari.npz'))
 
 def shipped_trace(arrays:dict, name:str) -> pd.DataFrame:
     """The stored trace of a game: points, and what a model that learned with the score pays with it and
