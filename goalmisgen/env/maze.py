@@ -9,7 +9,8 @@ __all__ = ['FRAME_BYTES', 'FRAME_TABLE', 'SMALL_WORLD', 'MOST_EPISODES', 'FixedL
 import numpy as np, os, torch
 from fastcore.basics import patch
 from ..core import integer, require
-from .levels import MazeSpec, TRAIN, generate, place_of, seeded_levels
+from .distributions import Mixture, sample_levels, seeded_levels
+from .levels import MazeSpec, TRAIN, place_of
 from .random import check_seeds, level_orders, level_range, order_seeds
 from .rendered import RenderedLevels
 from .render import PIXELS, Renderer
@@ -73,7 +74,8 @@ class StreamedLevels:
 
     def rows(self, seeds:np.ndarray): # int64 (block, num_envs)
         "Make a table of these levels, in the place of the one before. The row in it of each"
-        self.table = StateTable(generate(self.spec, seeds.ravel()), self.spec.rewards, self.renderer.device)
+        levels = sample_levels(self.spec, seeds.ravel())
+        self.table = StateTable(levels, self.spec.rewards, self.renderer.device)
         return np.arange(seeds.size).reshape(seeds.shape)
 
     def ids(self, state:torch.Tensor, level_seed:torch.Tensor): # int64 (num_envs,) each
@@ -86,7 +88,7 @@ def draw(self:StreamedLevels, ids:torch.Tensor): # int64 (B,)
     "Frames of what was seen, its levels being made once more: uint8 (B, 64, 64, 3)"
     place = ids % self.table.num_places
     seeds,row = (ids//self.table.num_places).unique(return_inverse=True)
-    scenes = self.renderer.scenes(generate(self.spec, seeds.cpu().numpy()))
+    scenes = self.renderer.scenes(sample_levels(self.spec, seeds.cpu().numpy()))
     return self.renderer.frames(scenes, row, place//2, place%2)
 
 @patch
@@ -113,7 +115,7 @@ class MazeEnv:
     "Mazes side by side, with Procgen's rules, level order and resets. `ValueError` on bad arguments"
     def __init__(self,
         num_envs:int=64, # Environments side by side
-        spec:MazeSpec=TRAIN, # The family of levels
+        spec:MazeSpec|Mixture=TRAIN, # The family of levels, or a mixture of families
         background:str='black', # 'black', 'grey' or 'textured'
         num_levels:int=100_000, # Level seeds to draw from; 0 for all below 2**31 - 1
         start_level:int=0, # The first of them
