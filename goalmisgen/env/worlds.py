@@ -97,6 +97,7 @@ def make_env(world:str|World, # A `World`, or a name for `get_world`
     seed:int=0, # Of the level order
     device:str='cpu', # Torch device of states, rewards and frames
     timeout:int=TIMEOUT, # Steps after which an episode ends without reward
+    proxy:str|None=None, # As of `MazeEnv`
     **choices # With a name: mode, objects, size and region, as `get_world` takes them
     ) -> MazeEnv:
     "A batch of environments of this world. `ValueError` on bad arguments"
@@ -105,4 +106,5 @@ def make_env(world:str|World, # A `World`, or a name for `get_world`
     if named: world = get_world(world, **choices)
     if background is None: background = world.background
     objects = tuple(map(find_object, world.objects))
-    return MazeEnv(num_envs, world.spec, background, num_levels, start_level, seed, device, objects, timeout)
+    return MazeEnv(num_envs, world.spec, background, num_levels, start_level, seed, device, objects, timeout,
+                   proxy)
