@@ -1,11 +1,12 @@
-"""What an agent of a larger world costs: train one by exact-advantage PPO on fresh levels, one thread, and examine
-it now and then on levels that it never saw.
+"""What an agent of a larger world costs: train one by exact-advantage PPO on fresh levels, and examine
+it now and then on levels that it never saw. One thread.
 
     python bench/worlds.py 15 --seed 2 --folder runs/corner-black/agent-2 --out bench/worlds.csv
     python bench/worlds.py 7 --out bench/worlds.csv
 
-A row for each examination: processor seconds of training so far (examinations left out, but for the last), and the exact success
-on 200 unseen levels of the training distribution. An agent that is interrupted goes on, and so does its table.
+A row for each examination: processor seconds of training so far (examinations left out, but for the last),
+and the exact success on 200 unseen levels of the training distribution. An agent that is interrupted goes on,
+and so does its table.
 """
 
 import argparse, tempfile, time
