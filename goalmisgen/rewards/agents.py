@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['PANELS', 'LearnedReward', 'policy_probs', 'exact_return', 'evaluate_true', 'MazeAgentConfig', 'import_sb3',
-           'kept_random_state', 'train_maze_agent', 'panel_agent', 'draw_panels', 'shipped_curves', 'best_returns']
+           'kept_random_state', 'sb3_observer', 'train_maze_agent', 'panel_agent', 'draw_panels', 'shipped_curves',
+           'best_returns']
 
 # %% ../../nbs/rewards/55_agents.ipynb #47e44b99
 import gymnasium, io, numpy as np, pandas as pd, random, torch
@@ -110,7 +111,7 @@ def kept_random_state():
         np.random.set_state(before[1])
 
 # %% ../../nbs/rewards/55_agents.ipynb #7182dad8
-def _observer(each, stop):
+def sb3_observer(each, stop):
     "A stable-baselines3 callback that calls `each(steps, model)` before every rollout and at the end"
     from stable_baselines3.common.callbacks import BaseCallback
     class Observer(BaseCallback):
@@ -145,7 +146,7 @@ def train_maze_agent(spec:GridSpec, # Where it lives
         schedule = lambda remaining: config.learning_rate*remaining
         model = sb3.PPO('MlpPolicy', env, schedule, config.rollout, gamma=config.gamma,
                         seed=integer(seed, 'seed', 0), device='cpu')
-        model.learn(config.steps, callback=_observer(each, stop))
+        model.learn(config.steps, callback=sb3_observer(each, stop))
     return None if stop() else (model, pd.DataFrame(rows))
 
 # %% ../../nbs/rewards/55_agents.ipynb #89d600b5
