@@ -190,7 +190,7 @@ def scripted_player(name:str, rng):
 # %% ../../nbs/rewards/56_atari.ipynb #e64c28b5
 @dataclass(frozen=True, eq=False)
 class Screens:
-    "Moments of a game: what was on the screen, with its score and without, and the reward that came with it"
+    "Moments of a game: what was on the screen, in each view of the score, and the reward that came with it"
     game:str # One of `ATARI_GAMES`
     seed:int # Of the game and of its player
     steps:int # Steps that were played to find these moments
@@ -216,7 +216,7 @@ def collect_screens(name:str, # One of `ATARI_GAMES`
                     most_steps:int=2_000_000 # `RuntimeError` if too few rewards come in as many steps
                     ) -> Screens|None:
     """Half of the moments with a reward, half without, by `scripted_player`; None if stopped. `ValueError` on
-    bad input"""
+    bad input, `RuntimeError` with the count if rewards are too rare"""
     half = integer(count, 'count', 2)//2
     require(count%2==0, 'count', count, 'an even number')
     require(0<keep<=1, 'keep', keep, 'a probability above 0')

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LearnedScreenReward', 'screen_policy', 'evaluate_points', 'AtariAgentConfig', 'train_atari_agent']
 
-# %% ../../nbs/rewards/58_atari_agents.ipynb #d412173f
+# %% ../../nbs/rewards/58_atari_agents.ipynb #4cae0b3a
 import gymnasium, json, numpy as np, pandas as pd, torch
 from dataclasses import dataclass
 from fastcore.basics import patch
@@ -18,7 +18,7 @@ from .screens import screen_rewards
 from pathlib import Path
 from typing import Annotated
 
-# %% ../../nbs/rewards/58_atari_agents.ipynb #64fe89bb
+# %% ../../nbs/rewards/58_atari_agents.ipynb #4ba1701f
 class LearnedScreenReward(gymnasium.Wrapper):
     """Pays what a reward model says of the screens after the step. `info['true_reward']` is what the game
     paid. `ValueError` for an unknown score view"""
@@ -36,7 +36,7 @@ class LearnedScreenReward(gymnasium.Wrapper):
         paid = float(screen_rewards(self.net, self.env.observe(self.view)[None])[0])
         return screens, paid, terminated, truncated, dict(info, true_reward=true)
 
-# %% ../../nbs/rewards/58_atari_agents.ipynb #8a03b6d7
+# %% ../../nbs/rewards/58_atari_agents.ipynb #79a7420a
 def screen_policy(model):
     """The policy of a stable-baselines3 model: a function from screens uint8 (N, 4, 84, 84) to probabilities
     float64 (N, A)"""
@@ -46,7 +46,33 @@ def screen_policy(model):
         return model.policy.get_distribution(obs).distribution.probs.double().cpu().numpy()
     return probs
 
-# %% ../../nbs/rewards/58_atari_agents.ipynb #d97ba36b
+# %% ../../nbs/rewards/58_atari_agents.ipynb #d74eac5d
+def _play_game(env, policy, rng, reward, max_steps):
+    "A game to its end, which has just begun: what it brought"
+    row = dict(points=0., clipped=0., learned=0. if reward else np.nan, lives=1, length=0)
+    screens = env.observe()
+    while row['length']<max_steps:
+        probs = _action_probs(policy, screens, env.action_space.n)
+        screens, points, ended, _, _ = env.step(rng.choice(len(probs), p=probs))
+        row['points'] += points
+        row['clipped'] += np.sign(points)
+        row['length'] += 1
+        if reward: row['learned'] += float(screen_rewards(reward[0], env.observe(reward[1])[None])[0])
+        if env.over: break
+        if ended:
+            row['lives'] += 1
+            screens, _ = env.reset()
+    return row
+
+# %% ../../nbs/rewards/58_atari_agents.ipynb #b4b0da5d
+def _action_probs(policy, screens, num_actions):
+    "Probabilities of the actions, float64 (A,). `ValueError` if the policy gives something else"
+    found = np.asarray(policy(screens[None]), float)
+    ok = found.shape==(1, num_actions) and (found>=0).all() and np.allclose(found.sum(), 1, atol=1e-4)
+    require(ok, 'policy', found, f'probabilities of shape (1, {num_actions})')
+    return found[0]/found.sum()
+
+# %% ../../nbs/rewards/58_atari_agents.ipynb #a87066c2
 def evaluate_points(policy, # From screens uint8 (1, 4, 84, 84) to probabilities of the actions (1, A)
                     name:str, # One of `ATARI_GAMES`
                     score:str='show', # How the player sees the score
@@ -60,33 +86,12 @@ def evaluate_points(policy, # From screens uint8 (1, 4, 84, 84) to probabilities
     rng, rows = np.random.default_rng(integer(seed, 'seed', 0)), []
     env = AtariScreen(name, score, life_ends=True)
     for game in range(integer(games, 'games', 1)):
-        screens, _ = env.reset(seed=integer(seed, 'seed', 0)+game)
-        row = dict(game=game, points=0., clipped=0., learned=np.nan if reward is None else 0., lives=1, length=0)
-        while row['length']<max_steps:
-            probs = _action_probs(policy, screens, env.action_space.n)
-            screens, points, ended, cut, _ = env.step(rng.choice(len(probs), p=probs))
-            row['points'] += points
-            row['clipped'] += np.sign(points)
-            row['length'] += 1
-            if reward is not None:
-                row['learned'] += float(screen_rewards(reward[0], env.observe(reward[1])[None])[0])
-            if env.over: break
-            if ended or cut:
-                row['lives'] += 1
-                screens, _ = env.reset()
-        rows.append(row)
-        env.over = True # whatever is left of a game that was cut short
+        env.over = True # also a game that was cut short
+        env.reset(seed=int(seed)+game)
+        rows.append(dict(game=game, **_play_game(env, policy, rng, reward, max_steps)))
     return pd.DataFrame(rows)
 
-# %% ../../nbs/rewards/58_atari_agents.ipynb #25d55d98
-def _action_probs(policy, screens, num_actions):
-    "Probabilities of the actions, float64 (A,). `ValueError` if the policy gives something else"
-    found = np.asarray(policy(screens[None]), float)
-    ok = found.shape==(1, num_actions) and (found>=0).all() and np.allclose(found.sum(), 1, atol=1e-4)
-    require(ok, 'policy', found, f'probabilities of shape (1, {num_actions})')
-    return found[0]/found.sum()
-
-# %% ../../nbs/rewards/58_atari_agents.ipynb #13f6bf69
+# %% ../../nbs/rewards/58_atari_agents.ipynb #c464a19d
 @dataclass(frozen=True)
 class AtariAgentConfig:
     "How an agent of a game is trained. `ValueError` on numbers that make no sense"
@@ -108,7 +113,7 @@ class AtariAgentConfig:
         collected = self.envs*self.rollout
         require(collected%self.batch==0, 'batch', self.batch, f'a divisor of envs*rollout, {collected}')
 
-# %% ../../nbs/rewards/58_atari_agents.ipynb #5cd2e213
+# %% ../../nbs/rewards/58_atari_agents.ipynb #14e8b41e
 def _new_model(name, seed, reward, score, config):
     "A stable-baselines3 PPO that has not learned anything, with its games"
     sb3 = import_sb3()
@@ -121,7 +126,7 @@ def _new_model(name, seed, reward, score, config):
                    config.rollout, config.batch, config.epochs, config.gamma,
                    clip_range=falling(config.clip), ent_coef=config.entropy, seed=seed, device='cpu')
 
-# %% ../../nbs/rewards/58_atari_agents.ipynb #df98a4dc
+# %% ../../nbs/rewards/58_atari_agents.ipynb #3001a33d
 @patch
 def state_dict(self:AtariScreen) -> dict:
     "Where the game is, as tensors and text: all that its next frames depend on"
@@ -130,7 +135,7 @@ def state_dict(self:AtariScreen) -> dict:
                 frames=torch.as_tensor(np.stack(self.frames)), lives=self._lives, over=self.over,
                 generator=json.dumps(self.unwrapped.np_random.bit_generator.state))
 
-# %% ../../nbs/rewards/58_atari_agents.ipynb #afb7422c
+# %% ../../nbs/rewards/58_atari_agents.ipynb #efeba080
 @patch
 def load_state_dict(self:AtariScreen, state:dict):
     "Go on where a game of this kind was"
@@ -141,7 +146,7 @@ def load_state_dict(self:AtariScreen, state:dict):
     self._lives, self.over = state['lives'], state['over']
     self.unwrapped.np_random.bit_generator.state = json.loads(state['generator'])
 
-# %% ../../nbs/rewards/58_atari_agents.ipynb #4e792327
+# %% ../../nbs/rewards/58_atari_agents.ipynb #ae17d199
 def _training_state(model, made_by, rows):
     "All that goes on depends on, as tensors, numbers and text"
     numpy_state = np.random.get_state(legacy=False)
@@ -152,7 +157,7 @@ def _training_state(model, made_by, rows):
                 starts=torch.as_tensor(model._last_episode_starts),
                 games=model.get_env().env_method('state_dict'))
 
-# %% ../../nbs/rewards/58_atari_agents.ipynb #c647cfc5
+# %% ../../nbs/rewards/58_atari_agents.ipynb #119d10f2
 def _restore(model, state):
     "Put a model where it was"
     model.policy.load_state_dict(state['policy'])
@@ -167,7 +172,7 @@ def _restore(model, state):
     np.random.set_state(numpy_state)
     torch.set_rng_state(state['torch'])
 
-# %% ../../nbs/rewards/58_atari_agents.ipynb #da132452
+# %% ../../nbs/rewards/58_atari_agents.ipynb #8cf05285
 class _Trainee:
     "Looks at a model before each of its rollouts: evaluates it, saves it and lets it be stopped"
     def __init__(self, folder, made_by, judge, config, report, stop):
@@ -192,7 +197,7 @@ class _Trainee:
         write_atomic(self.folder/'curve.csv', pd.DataFrame(self.rows).to_csv(index=False))
         self.saved = model.num_timesteps
 
-# %% ../../nbs/rewards/58_atari_agents.ipynb #c1678005
+# %% ../../nbs/rewards/58_atari_agents.ipynb #42112996
 def train_atari_agent(name:str, # One of `ATARI_GAMES`
                       folder, # For `checkpoint.pt` and `curve.csv`; what is there is gone on with
                       seed:int=0, # Of weights, games and actions

@@ -5,21 +5,19 @@
 # %% auto #0
 __all__ = ['SPOT_STRIDE', 'SPOTS', 'reward_cnn', 'screen_rewards', 'ScreenConfig', 'fit_screens', 'spot_masks', 'screen_saliency',
            'score_spots', 'score_share', 'screen_accuracy', 'judge_screens', 'reward_trace', 'draw_traces',
-           'overlay_saliency', 'overlay_frames', 'save_overlay', 'save_screen_model', 'load_screen_model',
-           'shipped_screens', 'shipped_trace', 'draw_saliency_sheet']
+           'overlay_saliency', 'overlay_frames', 'save_screen_model', 'load_screen_model', 'shipped_screens',
+           'shipped_trace', 'draw_saliency_sheet']
 
 # %% ../../nbs/rewards/57_screens.ipynb #6651a133
 import json, numpy as np, pandas as pd, torch
 from dataclasses import dataclass
 from ..arrays import read_arrays, write_arrays
-from ..core import Bounds, OneOf, atomic_path, check_fields, from_dict, integer, require, to_dict
+from ..core import Bounds, OneOf, check_fields, from_dict, integer, require, to_dict
 from ..pixels import SCREEN_SIZE
 from .atari import (ATARI_GAMES, SCORE_VIEWS, STACK, AtariScreen, Screens, get_game,
                                       hide_score, scripted_player)
 from .transitions import read_fields, reward_data
 from ..style import SERIES, SOFT, show_frames, style
-from pathlib import Path
-from PIL import Image
 from torch import nn
 from typing import Annotated
 
@@ -200,17 +198,6 @@ def overlay_frames(net, name:str, score:str='show', steps:int=120, seed:int=0, e
         if terminated or truncated: env.reset()
         report(step+1)
     return np.stack(frames)
-
-# %% ../../nbs/rewards/57_screens.ipynb #08a0175c
-def save_overlay(frames, path, fps:float=8):
-    "Write frames uint8 (N, H, W, 3) as a .gif film, atomically; returns the path"
-    path = Path(path)
-    require(path.suffix=='.gif', 'film', str(path), 'a name that ends in .gif')
-    require(0<fps<=50, 'fps', fps, 'above 0, at most 50')
-    pictures = [Image.fromarray(np.asarray(f)) for f in frames]
-    with atomic_path(path) as tmp: pictures[0].save(tmp, 'GIF', save_all=True, append_images=pictures[1:],
-                                                    duration=round(1000/fps), loop=0)
-    return path
 
 # %% ../../nbs/rewards/57_screens.ipynb #709efba8
 def save_screen_model(net, config:ScreenConfig, name:str, path):
