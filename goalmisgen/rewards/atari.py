@@ -131,9 +131,10 @@ def reset(self:AtariScreen, *, seed=None, options=None):
 @patch
 def advance(self:AtariScreen, action:int) -> tuple:
     "Hold an action for four frames: points won, has the game or life ended, was it cut short"
+    action = integer(action, 'action', 0, self.action_space.n-1)
     points, pictures, terminated, truncated = 0., [], False, False
     for _ in range(SKIP):
-        frame, reward, terminated, truncated, _ = self.env.step(int(action))
+        frame, reward, terminated, truncated, _ = self.env.step(action)
         points += reward
         pictures.append(frame)
         if terminated or truncated: break

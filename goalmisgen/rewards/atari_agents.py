@@ -21,12 +21,13 @@ from typing import Annotated
 # %% ../../nbs/rewards/58_atari_agents.ipynb #4ba1701f
 class LearnedScreenReward(gymnasium.Wrapper):
     """Pays what a reward model says of the screens after the step. `info['true_reward']` is what the game
-    paid. `ValueError` for an unknown score view"""
+    paid. `ValueError` for an unknown score view or another environment"""
     def __init__(self,
                  env:AtariScreen, # The game
                  net, # A reward model, such as `fit_screens` gives
                  score:str='show'): # How the model sees the score: show, fill or blur
         check_view(score)
+        require(isinstance(env, AtariScreen), 'env', env, 'an AtariScreen')
         super().__init__(env)
         self.net, self.view = net, score
 

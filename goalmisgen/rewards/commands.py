@@ -99,6 +99,7 @@ class RewardFitCommand:
         read = lambda path: _or_exit(lambda: load_transitions(path))
         data, tested = read(self.data), None if self.test is None else read(self.test)
         require(self.out.suffix=='.npz', 'file name', str(self.out), 'one that ends in .npz')
+        if tested is not None: _check_shapes(data, tested, self.test)
         steps = self.config.epochs*-(-len(data)//self.config.batch)
         with progress_bar([Job('fit', None, {}, steps)], 'fitting') as bar:
             population = fit_rewards(data, range(integer(self.networks, 'networks', 1, 10_000)), self.config,
@@ -108,6 +109,12 @@ class RewardFitCommand:
         if tested is not None:
             errors = ((population.predict(tested.pairs)-tested.rewards)**2).mean(1)
             print('test errors', *(f'{e:.2g}' for e in errors))
+
+# %% ../../nbs/rewards/59_commands.ipynb #58258347
+def _check_shapes(data, tested, path):
+    "`ValueError` unless the transitions at `path` are of mazes as large as those of `data`"
+    sizes = [transitions.pairs.shape[-1] for transitions in (data, tested)]
+    require(sizes[0]==sizes[1], f'size of the mazes of {path}', sizes[1], f'{sizes[0]}, that of the data')
 
 # %% ../../nbs/rewards/59_commands.ipynb #249333b0
 @dataclass(frozen=True)
@@ -190,7 +197,10 @@ class RewardAgentsCommand:
         from goalmisgen.rewards.transitions import reward_data
         _or_exit(import_sb3)
         networks = reward_data('networks.npz') if self.networks is None else self.networks
-        seeds = range(integer(self.agents, 'agents', 1, len(load_rewards(networks))))
+        population = load_rewards(networks)
+        require(population.size==GridSpec().size, f'size of the mazes of {networks}', population.size,
+                f'{GridSpec().size}, that of the panels')
+        seeds = range(integer(self.agents, 'agents', 1, len(population)))
         made_by = digest(dict(to_dict(self.config), networks=_digest_of(networks)))
         name = lambda goal, reward, seed: self.home/f'{goal.replace(" ", "-")}-{reward}-{seed}-{made_by}.csv'
         panels = [(name(*panel, seed), *panel, seed) for panel in PANELS for seed in seeds]
@@ -251,7 +261,10 @@ def _pieces(home, game, count):
     seeds = [by_seed(path) for path in train]
     require(len(set(seeds))==len(seeds), f'pieces of {game} in {home}', [path.name for path in train],
             'one of each seed: pieces of two sizes hold the same moments')
-    sizes = np.cumsum([len(load_screens(path)) for path in train]).tolist()
+    found = [load_screens(path) for path in train+test]
+    others = sorted({screens.game for screens in found}-{game})
+    require(not others, f'games in the pieces of {game} in {home}', others, game)
+    sizes = np.cumsum([len(screens) for screens in found[:len(train)]]).tolist()
     count = sizes[-1] if count is None else count
     require(count in sizes, 'count', count, f'the moments of the first pieces: {", ".join(map(str, sizes))}')
     return train[:sizes.index(count)+1], test, count

@@ -115,7 +115,9 @@ def score_spots(name:str):
 
 # %% ../../nbs/rewards/57_screens.ipynb #b4f78eab
 def score_share(maps, name:str) -> float:
-    "Mean share of the saliency that is on the score, of maps (N, 17, 17)"
+    "Mean share of the saliency that is on the score, of maps (N, 17, 17). `ValueError` on another shape"
+    ok = maps.ndim==3 and maps.shape[1:]==(SPOTS, SPOTS)
+    require(ok, 'shape of maps', maps.shape, f'(N, {SPOTS}, {SPOTS})')
     totals = maps.sum((1, 2))
     return float((maps[:, score_spots(name)].sum(1)/np.where(totals>0, totals, 1)).mean())
 
@@ -172,8 +174,11 @@ def draw_traces(traces:dict): # Title to a table of `reward_trace`
 
 # %% ../../nbs/rewards/57_screens.ipynb #f1e4c10f
 def overlay_saliency(frame, saliency):
-    """A raw frame uint8 (210, 160, 3) with a map (17, 17) laid over it in green, at full strength where the
-    map is greatest"""
+    """A frame uint8 (H, W, 3) with a map (17, 17) laid over it in green, at full strength where the map is
+    greatest. `ValueError` on another shape"""
+    shapes = np.shape(frame), np.shape(saliency)
+    require(len(shapes[0])==3 and shapes[0][2]==3 and shapes[1]==(SPOTS, SPOTS), 'shapes', shapes,
+            f'(H, W, 3) and ({SPOTS}, {SPOTS})')
     spots = torch.as_tensor(np.asarray(saliency, np.float32))[None, None]
     smooth = torch.nn.functional.interpolate(spots, np.asarray(frame).shape[:2], mode='bilinear',
                                              align_corners=False)[0, 0].numpy()
