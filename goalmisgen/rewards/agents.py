@@ -168,14 +168,15 @@ def panel_agent(goal:str, reward:str, seed:int, population=None, config=None, re
 # %% ../../nbs/rewards/55_agents.ipynb #29811033
 def draw_panels(curves:pd.DataFrame,
                 best:dict=None): # (goal, reward) to true returns of the best policies for the learned rewards
-    """True return of every agent of the four panels, and the learned return, thin, where there is one;
+    """True return of every agent of the four panels, and the learned return, dashed, where there is one;
     returns the figure"""
     with style() as plt:
         fig, axs = plt.subplots(1, 4, figsize=(8.4, 2.3), sharey=True)
         for ax, (goal, reward) in zip(axs, PANELS):
             for seed, rows in curves[(curves.goal==goal) & (curves.reward==reward)].groupby('seed'):
                 colour = SERIES[seed%len(SERIES)]
-                ax.plot(rows.steps/1000, rows.true_return, color=colour, lw=1.6)
+                width = max(4.6-1.3*seed, .9) # a thick line can be seen under a thin one
+                ax.plot(rows.steps/1000, rows.true_return, color=colour, lw=width)
                 if rows.learned_return.notna().any():
                     ax.plot(rows.steps/1000, rows.learned_return, color=colour, lw=.8, ls='--')
                 if best and (goal, reward) in best:
