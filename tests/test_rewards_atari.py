@@ -395,7 +395,7 @@ def test_a_game_goes_on_where_it_was(played):
 
 
 TINY = AtariAgentConfig(
-    steps=256, envs=2, rollout=32, epochs=1, batch=32, evaluate_every=128, games=1, save_every=128
+    steps=192, envs=2, rollout=32, epochs=1, batch=64, evaluate_every=128, games=1, save_every=128
 )
 
 
@@ -415,7 +415,7 @@ def test_atari_agent_is_stopped_damaged_and_mixed_up(tmp_path, monkeypatch):
     )
     before = torch.get_rng_state().tolist(), np.random.get_state()[1].tolist()
     whole = train('whole')
-    assert whole.steps.tolist() == [0, 128, 256] and judged[0][:3] == ('breakout', 'show', 1)
+    assert whole.steps.tolist() == [0, 128, 192] and judged[0][:3] == ('breakout', 'show', 1)
     for asked in ([False, True], [False, False, True]):
         assert train('parts', partial(next, iter(asked), False)) is None
         assert len(pd.read_csv(tmp_path / 'parts/curve.csv')) in (1, 2)
