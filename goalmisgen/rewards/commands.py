@@ -99,7 +99,8 @@ class RewardFitCommand:
         read = lambda path: _or_exit(lambda: load_transitions(path))
         data, tested = read(self.data), None if self.test is None else read(self.test)
         require(self.out.suffix=='.npz', 'file name', str(self.out), 'one that ends in .npz')
-        if tested is not None: _check_shapes(data, tested, self.test)
+        sizes = [each.pairs.shape[-1] for each in (data, tested or data)]
+        require(sizes[0]==sizes[1], f'size of the mazes of {self.test}', sizes[1], f'{sizes[0]}, that of the data')
         steps = self.config.epochs*-(-len(data)//self.config.batch)
         with progress_bar([Job('fit', None, {}, steps)], 'fitting') as bar:
             population = fit_rewards(data, range(integer(self.networks, 'networks', 1, 10_000)), self.config,
@@ -109,12 +110,6 @@ class RewardFitCommand:
         if tested is not None:
             errors = ((population.predict(tested.pairs)-tested.rewards)**2).mean(1)
             print('test errors', *(f'{e:.2g}' for e in errors))
-
-# %% ../../nbs/rewards/59_commands.ipynb #58258347
-def _check_shapes(data, tested, path):
-    "`ValueError` unless the transitions at `path` are of mazes as large as those of `data`"
-    sizes = [transitions.pairs.shape[-1] for transitions in (data, tested)]
-    require(sizes[0]==sizes[1], f'size of the mazes of {path}', sizes[1], f'{sizes[0]}, that of the data')
 
 # %% ../../nbs/rewards/59_commands.ipynb #249333b0
 @dataclass(frozen=True)
