@@ -28,14 +28,14 @@ def make_synthetic(task:str, n:int, seed:int):
 
 # %% ../../nbs/quantilizers/67_commands.ipynb #b76dbad1
 def read_any(path, task:str):
-    """Demonstrations from a file of ours, a published npz, a Minari HDF5 file
+    """Demonstrations from a file of ours, a published npz, a Minari HDF5 file or its data set's folder,
     or a folder of the Atari Grand Challenge"""
     from goalmisgen.arrays import read_arrays
     from goalmisgen.quantilizers.demos import MAX_DEMOS_FILE, load_demos
-    from goalmisgen.quantilizers.readers import read_grand_challenge, read_minari, read_padded
+    from goalmisgen.quantilizers.readers import minari_file, read_grand_challenge, read_minari, read_padded
     path = Path(path)
+    if path.suffix in ('.hdf5', '.h5') or minari_file(path): return read_minari(path, task)
     if path.is_dir(): return read_grand_challenge(path)
-    if path.suffix in ('.hdf5', '.h5'): return read_minari(path, task)
     return load_demos(path) if 'about' in read_arrays(path, MAX_DEMOS_FILE) else read_padded(path, task)
 
 # %% ../../nbs/quantilizers/67_commands.ipynb #a980988b
