@@ -162,7 +162,11 @@ def test_a_sweep_stops_resumes_and_refuses(demos, tmp_path):
     rest = table[table.seed == 1].reset_index(drop=True)
     pd.testing.assert_frame_equal(whole, rest)
     path = sweep.model_path(tmp_path / 's', 0)
-    assert path.read_bytes() and sweep.load_quantilizers(path).qs == (1.0, 0.25)
+    fitted = sweep.load_quantilizers(path)
+    assert (fitted.task, fitted.qs, fitted.seeds) == ('mountain_car', (1.0, 0.25), (0, 0))
+    for _try in range(4):  # what a file says of itself comes in one order
+        sweep.save_quantilizers(fitted, tmp_path / 'again.safetensors')
+        assert (tmp_path / 'again.safetensors').read_bytes() == path.read_bytes()
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(ValueError, match='not a file of quantilizers'):
         sweep.load_quantilizers(path)
