@@ -15,14 +15,15 @@ from ..style import SERIES, style
 # %% ../../nbs/analysis/31_goals.ipynb #5d46888b
 GOAL_TABLES = { # Name: whose
     'corner-agents': 'agents of the corner world of 15 by 15 cells',
-    'corner-doses': 'agents of a corner world of 5 by 5 cells, by dose of shifted levels, with replay or without'}
+    'corner-doses': 'agents of a corner world of 5 by 5 cells, by dose, with replay or without'}
 
 def load_goals(name:str):
     "A table of goal and proxy that ships, as a data frame. `ValueError` lists the names"
     import pandas as pd
     require(name in GOAL_TABLES, 'table', name, ', '.join(GOAL_TABLES))
     path = Path(__file__).parents[1]/'data'/'goals'/f'{name}.csv'
-    return pd.read_csv(path, dtype=dict(trained_levels=str)).assign(dose=lambda t: t.trained_levels.map(dose_of))
+    table = pd.read_csv(path, dtype=dict(trained_levels=str))
+    return table.assign(dose=table.trained_levels.map(dose_of))
 
 # %% ../../nbs/analysis/31_goals.ipynb #fecaeb3b
 def dose_of(levels:str) -> float: # A distribution in words
@@ -40,7 +41,8 @@ def draw_goals(table): # As `goals_of_population` gives it
         for ax, shift in zip(axs[:,0], shifts): _draw_endings(ax, table[table['shift']==shift], shift)
         axs[-1,0].set(xlabel='Share of episodes', xlim=(0,1))
         handles = [plt.Rectangle((0,0), 1, 1, color=c) for c in SERIES[:2]]
-        fig.legend(handles, ['goal first', 'corner first'], loc='upper right', ncols=2, fontsize=8, frameon=False)
+        fig.legend(handles, ['goal first', 'corner first'], loc='upper right', ncols=2, fontsize=8,
+                   frameon=False)
         fig.tight_layout(rect=(0, 0, 1, .95))
     return fig
 
@@ -61,7 +63,7 @@ def draw_doses(tables:dict): # Name of a way of training to its rows of `load_go
     with style() as plt:
         fig, axs = plt.subplots(1, len(DOSE_COLUMNS), figsize=(8.4, 2.5))
         for ax, (column, label) in zip(axs, DOSE_COLUMNS.items()):
-            for (name, rows), colour in zip(tables.items(), SERIES): _draw_dose(ax, rows, column, name, colour)
+            for name, colour in zip(tables, SERIES): _draw_dose(ax, tables[name], column, name, colour)
             ax.set(title=label, xlabel='Dose of shifted levels', ylim=(0, None))
         axs[0].legend(fontsize=8)
         fig.tight_layout()
