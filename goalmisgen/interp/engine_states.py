@@ -6,7 +6,6 @@
 __all__ = ['maze_state_of', 'engine_state']
 
 # %% ../../nbs/interp/72_engine_states.ipynb #76bf8e3f
-import numpy as np
 from ..core import integer, require
 from ..env.states import DIALECTS, empty_state, put_level, read_levels, read_state, write_state
 from .maze_states import MazeState, as_levels, as_states
