@@ -296,4 +296,6 @@ def from_dict(cls:MazeState, values:dict): # As from `to_dict`
 @patch
 def table(self:MazeState, rewards:tuple=(10.,)) -> StateTable: # `rewards`: as for `StateTable`
     "Every state of this maze, beginning in this one. `ValueError` if the mouse is on no open floor"
-    return StateTable(as_levels([self]), rewards)
+    table = StateTable(as_levels([self]), rewards)
+    table.start += self.facing # levels begin facing left
+    return table
