@@ -34,7 +34,7 @@ from goalmisgen.interp.field_outcomes import (
 from goalmisgen.interp.maze_states import MazeState, as_levels, as_states
 from goalmisgen.interp.paths import Square, parting_squares
 from goalmisgen.interp.seed_search import describe_levels, find_seeds, sample_states
-from goalmisgen.interp.vector_fields import compare_fields, vector_field, vector_fields, world_renderer
+from goalmisgen.interp.vector_fields import compare_fields, compute_field, compute_fields, world_renderer
 
 MUTATIONS = int(os.environ.get('GOALMISGEN_MUTATIONS', 300))
 PAIR = ('yellow line', 'red gem')
@@ -261,7 +261,7 @@ BAD = [
     (lambda s: reach_probs(field_of(5, 0), [(1, 1)]), 'target'),
     (lambda s: path_probability(field_of(5, 0), (1, 1)), 'target'),
     (lambda s: path_probability(field_of(5, 0), facing='up'), 'facing'),
-    (lambda s: vector_field(s, dice, Renderer(5)), 'level size'),
+    (lambda s: compute_field(s, dice, Renderer(5)), 'level size'),
     (lambda s: sample_states(HARD, 1, mouse='cheese'), 'mouse'),
 ]
 
@@ -329,7 +329,7 @@ def last_in_common(state, start):
 
 
 def test_decision_squares():
-    "From any start, in trees and in mazes with loops, one at a time and many at once; and of no maze cut in two"
+    "From any start, in trees and in mazes with loops, one at a time and many at once"
     found = Counter()
     for state in [
         *some_states(),
@@ -415,7 +415,7 @@ def field_of(size, seed, dead_ends=True, policy_seed=1):
     with torch.no_grad():
         policy.fc_policy.weight *= 300
     state = as_states(generate(MazeSpec(size, (10.0, -10.0), dead_ends), [seed]))[0]
-    return vector_field(state, policy, Renderer(size, ('red line', 'yellow gem')))
+    return compute_field(state, policy, Renderer(size, ('red line', 'yellow gem')))
 
 
 @pytest.mark.parametrize('scale, parameters', [(1, 626256), (4, 3653136)])
@@ -432,7 +432,7 @@ def test_agents_of_both_sizes_also_from_published_files(scale, parameters, tmp_p
     world = get_world('maze', 'hard')
     renderer = world_renderer(world)
     asked = [policy, load_policy(tmp_path / 'model.pth'), tmp_path / 'model.safetensors']
-    first, *others = (vector_field(state, agent, renderer).action_probs for agent in asked)
+    first, *others = (compute_field(state, agent, renderer).action_probs for agent in asked)
     for other in others:
         torch.testing.assert_close(first, other, rtol=0, atol=0)
     scenes = renderer.scenes(as_levels([state]))
@@ -448,8 +448,8 @@ def test_many_fields_are_those_of_each_alone():
     states = [state.with_cheese(None) for state in some_states()[:2]] + some_states()[:3]
     renderer = world_renderer(get_world('maze', 'hard'), 'black')
     policy = Policy(0).eval()
-    for field, state in zip(vector_fields(states, policy, renderer), states):
-        alone = vector_field(state, policy, renderer)
+    for field, state in zip(compute_fields(states, policy, renderer), states):
+        alone = compute_field(state, policy, renderer)
         torch.testing.assert_close(field.action_probs, alone.action_probs, rtol=0, atol=1e-6)
         assert field.state == state and len(field) == (state.grid == SPACE).sum()
         assert set(map(tuple, field.squares.tolist())) == {
@@ -458,7 +458,7 @@ def test_many_fields_are_those_of_each_alone():
 
 
 def play(field, episodes, horizon, seed=0):
-    "Episodes one after the other: squares that were visited, steps on each, the end, and where it was too late"
+    "Episodes one after the other: squares that were visited, the ends, and where it was too late"
     rng = np.random.default_rng(seed)
     state, table = field.state, field.table
     outcome, following = table.outcome.numpy(), table.next.numpy()
@@ -523,7 +523,7 @@ def test_the_figure_of_a_path():
 def test_a_path_walked_for_certain_is_reached_for_certain():
     "A policy that looks the way up: both figures are 1 on its path"
     state = as_states(generate(HARD, [0]))[0]
-    field = vector_field(state, dice, world_renderer(get_world('maze', 'hard'), 'black'))
+    field = compute_field(state, dice, world_renderer(get_world('maze', 'hard'), 'black'))
     path = state.path(state.mouse, state.cheese)
     probs = torch.zeros_like(field.action_probs)
     probs[:, 4] = 1
@@ -540,7 +540,7 @@ def test_a_path_walked_for_certain_is_reached_for_certain():
 
 def test_differences():
     a, b = field_of(9, 1), field_of(9, 1, policy_seed=2)
-    without = vector_field(a.state.with_cheese(None), dice, Renderer(9, ('red line', 'yellow gem')))
+    without = compute_field(a.state.with_cheese(None), dice, Renderer(9, ('red line', 'yellow gem')))
     for one, other in ((a, b), (a, without), (without, b)):
         change = compare_fields(one, other)
         rows = [{tuple(s): m for s, m in zip(f.squares.tolist(), f.moves)} for f in (one, other)]

@@ -13,7 +13,7 @@ from ..core import integer, require
 from ..env.levels import GLYPHS, Levels, MazeSpec, NUM_TEXTURES, OBJ1, OBJ2, SPACE, WALL
 from ..env.levels import draw_level, make_levels, world_size
 from ..env.table import StateTable
-from .paths import Square, as_square, distance_maps, parting_squares, walk
+from .paths import Square, as_square, distance_maps, parting_squares, shortest_walk
 
 # %% ../../nbs/interp/71_maze_states.ipynb #ba3af6d9
 def _maze_size(grid):
@@ -144,7 +144,7 @@ def distances_from(self:MazeState, square) -> np.ndarray: # `square`: a pair (ro
 @patch
 def path(self:MazeState, origin, target) -> list: # Pairs (row, col)
     "The squares of a shortest way, both ends included; empty if there is none"
-    return walk(self.is_open, as_square(origin, self.size), as_square(target, self.size))
+    return shortest_walk(self.is_open, as_square(origin, self.size), as_square(target, self.size))
 
 @patch
 def decision_square(self:MazeState, start=None) -> Square|None: # `start`: a pair (row, col), or the mouse's
