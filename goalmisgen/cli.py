@@ -167,7 +167,7 @@ def _one_agent(command, protocol):
     from goalmisgen.evaluation.settings import settings_for
     files = [trained_as_published(f) for f in agent_files(command.agents, command.checkpoints)]
     settings = settings_for(files, command.settings or None, command.background)
-    check_agents(files)
+    check_agents(files, settings)
     require(command.out or not command.lengths, 'lengths', True, 'only with a table: name one with --out')
     population = _home_of(files[-1]) if command.population is None else command.population
     if command.out: check_name(population)
@@ -222,13 +222,15 @@ def _sentence(r):
     around = '' if r.method=='exact' else f' ({r.preference_low:.3f} to {r.preference_high:.3f})'
     liking = f'preference for the {r.obj1} {r.preference:.4f}{around}'
     if math.isnan(r.preference): liking = 'no preference, as it reaches neither'
-    question = f'{r.obj1} vs {r.obj2} on {r.background}, {r.levels}, {r.method}'
+    where = f' in {r.world}' if r.world else ''
+    question = f'{r.obj1} vs {r.obj2} on {r.background}{where}, {r.levels}, {r.method}'
     return f'{r.run} at {r.step:,}: {question}: {liking}, {r.mean_length:.2f} steps, {r.timeout:.2%} timeouts'
 
 # %% ../nbs/90_cli.ipynb #351c441e
 def _summary(table):
     "One line for each setting"
-    by = table.groupby(['step','obj1','obj2','background'], sort=False)
+    worlds = ['world'] if table.world.any() else []
+    by = table.groupby(['step','obj1','obj2','background',*worlds], sort=False)
     def num_missing(values): return int(values.isna().sum())
     found = by.agg(agents=('agent','size'), undecidable=('preference',num_missing),
                    preference=('preference','mean'), lowest=('preference','min'),

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from goalmisgen.agents.exact_ppo import ExactPPO, ExactPPOConfig
 from goalmisgen.agents.examples import example_dir, load_example
 from goalmisgen.agents.impala import Policy, action_probs
-from goalmisgen.agents.training import Seeds, evaluate_on_training_levels
+from goalmisgen.agents.training import Seeds, config_from
+from goalmisgen.agents.training_levels import examine
 from goalmisgen.core import read_json, to_dict
 from goalmisgen.env.levels import DUEL, TRAIN, generate
 from goalmisgen.env.maze import MazeEnv
@@ -132,9 +133,9 @@ def test_default_config_makes_a_capable_agent(seed):
     """The default config's agents know their task: under 5 steps where a perfect mouse needs 4.281, and they
     hardly ever fail"""
     manifest = read_json(example_dir(f'exact-{seed}') / 'manifest.json')
-    assert manifest['config'] == to_dict(ExactPPOConfig()) and manifest['seeds'] == to_dict(Seeds(seed))
+    assert config_from(manifest) == ExactPPOConfig() and manifest['seeds'] == to_dict(Seeds(seed))
     policy = load_example(f'exact-{seed}')
-    found = evaluate_on_training_levels(policy)
+    found = examine(policy, ExactPPOConfig())
     assert 4.281 < found['episode_length'] < 5 and found['success'] > 0.999, found
     assert found == pytest.approx(manifest['training_levels'], rel=1e-4, abs=1e-5)
     exact = evaluate_exact(policy, Setting('yellow line', 'black gem'), range(100000, 100100))

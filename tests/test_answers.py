@@ -325,7 +325,7 @@ def test_published_agents_are_asked_where_they_were_trained(tmp_path):
     torch.save(dict(model_state_dict=Policy(0).state_dict()), path)
     for folder in (tmp_path, path.parents[1], path.parent):
         (files,) = find_agents(folder).values()
-        assert files[0].trained == ('red line', 'grey', 5) and files[0].run == path.parent.name
+        assert files[0].trained == ('red line', 'grey', 5, '') and files[0].run == path.parent.name
         assert [str(s) for s in settings_for(files)] == ['yellow line vs red gem on grey']
 
 
@@ -567,7 +567,8 @@ OLD = Path(__file__).parent / 'old_tables'  # Two agents, computed and played, a
 def without(row, version):
     "The row as a table of an earlier version has it, in today's columns"
     if version < 3:
-        row = replace(row, trained_goal='unknown', trained_background='unknown', trained_size=0)
+        unknown = dict.fromkeys(('trained_goal', 'trained_background', 'trained_levels'), 'unknown')
+        row = replace(row, trained_size=0, **unknown)
     if version == 1:
         nan = float('nan')
         row = replace(
@@ -583,7 +584,7 @@ def without(row, version):
     return row
 
 
-@pytest.mark.parametrize('version', [1, 2, 3])
+@pytest.mark.parametrize('version', [1, 2, 3, 4])
 def test_tables_of_earlier_versions_are_read(version):
     path = OLD / f'schema-{version}.csv'
     now = {
@@ -596,6 +597,7 @@ def test_tables_of_earlier_versions_are_read(version):
             trained_goal='yellow line',
             trained_background='black',
             trained_size=5,
+            trained_levels='',
         )
         for r in [
             to_row(f(uniform, PAIR, range(100000, 100010)), 'pop', 0, 0, seed=42)
@@ -609,7 +611,7 @@ def test_tables_of_earlier_versions_are_read(version):
     ]
     found, wanted = (to_table(rows) for rows in (read_results(path), wanted))
     pd.testing.assert_frame_equal(found, wanted, rtol=1e-9)
-    assert tuple(read_cells(path)[0]) == columns_of_version(version) and (found.schema == 4).all()
+    assert tuple(read_cells(path)[0]) == columns_of_version(version) and (found.schema == 5).all()
 
 
 def test_a_cut_row_of_an_older_table_is_refused(tmp_path):
@@ -762,7 +764,7 @@ def test_a_damaged_stamp_is_no_reason_to_fail(tmp_path, monkeypatch):
 
 
 def test_an_agent_file_says_nothing_that_it_does_not_know():
-    assert AgentFile(Path('x'), 'x').trained == ('unknown', 'unknown', 0)
+    assert AgentFile(Path('x'), 'x').trained == ('unknown', 'unknown', 0, 'unknown')
     assert [str(s) for s in settings_for([AgentFile(Path('x'), 'x')])] == ['red line vs yellow gem on black']
     assert {f for f in Result.__dataclass_fields__} >= {
         'trained_goal',

@@ -465,7 +465,7 @@ def test_a_table_comes_back_as_it_was(rows, tmp_path, name):
 
 
 WRONG = [
-    ('schema', 5),
+    ('schema', 6),
     ('p1', 1.5),
     ('p1', 'much'),
     ('agent', 1.5),

@@ -115,7 +115,7 @@ def rows():
         for f in (evaluate_exact, evaluate_sampled)
     ]
     return {
-        to_row(r, 'pop', n, 240, 'PPO', seed=42, trained=('yellow line', 'black', 5)): r.lengths
+        to_row(r, 'pop', n, 240, 'PPO', seed=42, trained=('yellow line', 'black', 5, '')): r.lengths
         for n in range(3)
         for r in asked
     }

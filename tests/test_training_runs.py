@@ -18,7 +18,8 @@ from goalmisgen.agents.population import (
     train_population,
 )
 from goalmisgen.agents.ppo import PPO, PPOConfig
-from goalmisgen.agents.training import Seeds, fewest_steps, is_finished, train_agent
+from goalmisgen.agents.training import Seeds, is_finished, train_agent
+from goalmisgen.agents.training_levels import fewest_steps, training_levels
 from goalmisgen.core import read_json, write_json
 
 pytestmark = pytest.mark.slow
@@ -258,12 +259,14 @@ def test_training_ends_with_a_word_on_competence(tmp_path, capsys):
         {0: good}, ExactPPOConfig()
     ) and 'agent 3' in competence_summary({0: good, 3: lost}, ExactPPOConfig())
     assert 'not known' in competence_summary({0: None}, PPOConfig(size=9))
+    unseen = dict(good, unseen_levels=500)
+    assert '500 levels that were not trained on' in competence_summary({0: unseen}, ExactPPOConfig(size=9))
     assert 'env_steps' in competence_summary({0: lost}, PPOConfig())
 
 
 def test_fewest_steps():
     "Against a search from each level's start, cell by cell"
-    levels, prob = training.training_levels(5, 'black', 60)
+    levels, prob = training_levels(num_levels=60)
     total = 0.0
     for n in range(len(levels)):
         grid, (x, y) = levels.grid[n], map(int, levels.start[n])
@@ -279,4 +282,4 @@ def test_fewest_steps():
             seen.update(edge)
             steps += 1
         total += float(prob[n]) * steps
-    assert abs(fewest_steps(5, 60) - total) < 1e-12
+    assert abs(fewest_steps(ExactPPOConfig(num_levels=60)) - total) < 1e-12

@@ -11,10 +11,13 @@ from dataclasses import dataclass, replace
 from fastcore.basics import patch
 from typing import Annotated
 from .forward import answer_all, forward_for
-from .training import MAX_LISTED_LEVELS, PRECISIONS, Learner, Seeds, training_levels
+from .training import PRECISIONS, Learner, Seeds
+from .training_levels import MAX_LISTED_LEVELS, can_list, draw_level_seeds, settle_levels
+from .training_levels import training_distribution, training_levels
 from ..core import Bounds, OneOf, check_fields, require
 from ..env.chain import Solver
-from ..env.objects import BACKGROUNDS, GoalObject
+from ..env.distributions import sample_levels
+from ..env.objects import BACKGROUNDS
 from ..env.rendered import render_levels
 from ..env.table import ACTION_MOVES, MOVES
 
@@ -24,13 +27,15 @@ class ExactPPOConfig:
     "Everything about training but the seed. `ValueError` names the field that is off"
     goal:str = 'yellow line' # The object the agent learns to reach
     background:Annotated[str, OneOf(*BACKGROUNDS)] = 'black' # black, grey or textured
-    size:Annotated[int, OneOf(3, 5, 7, 9)] = 5 # World size in cells: 3, 5, 7 or 9
-    num_levels:Annotated[int, Bounds(0, MAX_LISTED_LEVELS)] = 0 # Seeds to train on; 0 for all (to size 5)
+    size:int = 5 # World size in cells, odd, 3 to 25
+    levels:str = '' # Family or mixture of levels, as '15x15, dead ends, region 5'; empty: the paper's
+    num_levels:Annotated[int, Bounds(0)] = 0 # Seeds to train on; 0 for all that there are
     updates:Annotated[int, Bounds(1)] = 240 # Gradient steps in all
     updates_per_solve:Annotated[int, Bounds(1)] = 8 # Gradient steps between two solutions of the chain
     levels_per_solve:Annotated[int, Bounds(1)] = 102 # Levels solved at a time
     batch_size:Annotated[int, Bounds(1)] = 256 # States drawn for each gradient step
     lr:Annotated[float, Bounds(above=0, high=1e6)] = 1.5e-3 # Adam's learning rate; it falls to 0 linearly
+    uniform:Annotated[float, Bounds(0, 1)] = 0. # Share of states drawn evenly instead of by visits
     gamma:Annotated[float, Bounds(0, below=1)] = .999 # Discount
     clip:Annotated[float, Bounds(above=0)] = .2 # PPO's clipping range of the probability ratio
     entropy:Annotated[float, Bounds(0)] = .02 # Weight of the entropy bonus
@@ -38,18 +43,24 @@ class ExactPPOConfig:
     precision:Annotated[str, OneOf(*PRECISIONS)] = 'auto' # bfloat16, float32, or auto: what is faster
     checkpoint_every:Annotated[int, Bounds(1)] = 3 # Solutions between two checkpoints
 
+    added_fields = ('levels', 'uniform')
+
     def __post_init__(self):
         check_fields(self)
-        GoalObject.parse(self.goal)
-        allowed = f'1 to {MAX_LISTED_LEVELS} at this size'
-        require(self.size<=5 or self.num_levels, 'num_levels', self.num_levels, allowed)
+        settle_levels(self)
+        listable = not self.num_levels or can_list(training_distribution(self), self.num_levels)
+        require(listable, 'num_levels', self.num_levels, f'0 for fresh levels, or 1 to {MAX_LISTED_LEVELS}')
 
 # %% ../../nbs/agents/14_exact_ppo.ipynb #1c333c5c
 class ExactWorld:
     """What an agent is trained in: levels, their probabilities and how they look,
     and the solver of their chains"""
-    def __init__(self, config:ExactPPOConfig, device='cpu'):
-        levels, prob = training_levels(config.size, config.background, config.num_levels)
+    def __init__(self, config:ExactPPOConfig, device='cpu',
+                 levels=None): # `Levels` that count the same; default those that the config lists
+        if levels is None:
+            listed = training_distribution(config), config.background, config.num_levels
+            levels, prob = training_levels(*listed)
+        else: prob = torch.full((len(levels),), 1/len(levels), dtype=torch.float64)
         self.prob = prob.to(device) # float64 (L,)
         self.rendered = render_levels(levels, config.goal, config.background, device=device)
         self.table = self.rendered.table # S states
@@ -66,15 +77,22 @@ class ExactPPO(Learner, config=ExactPPOConfig):
     untrained = ('fc_value.weight', 'fc_value.bias')
 
     def __init__(self, config:ExactPPOConfig, seeds:Seeds=Seeds(), device='cpu',
-        world:ExactWorld|None=None, # Learners of one config on one device may share it
+        world:ExactWorld|None=None, # Of listed levels; learners of one config on one device may share it
         share_frames:bool|None=None): # as `forward_for`'s `share`
         super().__init__(config, seeds, device)
-        self.world = world or ExactWorld(config, device)
-        self.forward = forward_for(self.policy, self.world.rendered, self.autocast, share_frames)
-        self.machine = dict(network=self.forward.name)
+        self.distribution = training_distribution(config)
+        self.listed = can_list(self.distribution, config.num_levels)
+        self.share_frames = share_frames
         self.order_rng = torch.Generator().manual_seed(2*seeds.of('levels'))
         self.state_rng = torch.Generator().manual_seed(2*seeds.of('sampling')+1)
-        self.order = torch.zeros(0, dtype=torch.int64) # Levels still to come
+        self.order = torch.zeros(0, dtype=torch.int64) # Listed levels still to come
+        if self.listed: self.enter(world or ExactWorld(config, device))
+
+    def enter(self, world:ExactWorld):
+        "Be in this world from now on"
+        self.world = world
+        self.forward = forward_for(self.policy, world.rendered, self.autocast, self.share_frames)
+        self.machine = dict(network=self.forward.name)
 
     @property
     def current_lr(self):
@@ -101,13 +119,27 @@ def logits_no_grad(self:ExactPPO, states):
 # %% ../../nbs/agents/14_exact_ppo.ipynb #0976dc96
 @patch
 def next_levels(self:ExactPPO):
-    "The next `levels_per_solve` levels of the deck, reshuffled when it runs out: int64 (n,)"
+    "The levels of the next round, in `world`: int64 (n,). Where there is no list, `world` is a new one"
+    n = self.config.levels_per_solve
+    levels = self._deal(n) if self.listed else self._enter_fresh_world(n)
+    return levels.to(self.device)
+
+@patch
+def _deal(self:ExactPPO, n):
+    "The next levels of the deck, reshuffled when it runs out"
     num_levels = len(self.world.prob)
-    n = min(self.config.levels_per_solve, num_levels)
+    n = min(n, num_levels)
     if len(self.order)<n: self.order = torch.randperm(num_levels, generator=self.order_rng)
     levels = self.order[:n]
     self.order = self.order[n:]
-    return levels.to(self.device)
+    return levels
+
+@patch
+def _enter_fresh_world(self:ExactPPO, n):
+    "A world of `n` fresh levels; all of its levels"
+    seeds = draw_level_seeds(n, self.order_rng)
+    self.enter(ExactWorld(self.config, self.device, sample_levels(self.distribution, seeds.numpy())))
+    return torch.arange(n)
 
 # %% ../../nbs/agents/14_exact_ppo.ipynb #27abd2cd
 @dataclass(eq=False)
@@ -129,6 +161,7 @@ def batch_from(self:ExactPPO, levels, states, log_probs, solution) -> ExactBatch
     share = (world.prob/world.prob[levels].sum())[level]
     length = (share*visits).sum()
     weights = share*visits/length
+    if self.config.uniform: weights = torch.lerp(weights, share/self._states_of(level), self.config.uniform)
     probs = log_probs.double().exp()
     advantages = move_advantages @ world.action_moves.T
     spread = (weights[:,None]*probs*advantages**2).sum().sqrt()
@@ -137,6 +170,12 @@ def batch_from(self:ExactPPO, levels, states, log_probs, solution) -> ExactBatch
     diagnostics = dict(value=start_value, length=length, entropy=entropy, advantage=spread)
     return ExactBatch(states, weights, log_probs, (advantages/(spread+1e-9)).float(),
                       {k: float(v) for k, v in diagnostics.items()})
+
+# %% ../../nbs/agents/14_exact_ppo.ipynb #1445f2d3
+@patch
+def _states_of(self:ExactPPO, level):
+    "How many states each of these levels int64 (B,) has, of those in it: float64 (B,)"
+    return torch.bincount(level, minlength=len(self.world.prob)).double()[level]
 
 # %% ../../nbs/agents/14_exact_ppo.ipynb #9287640b
 @patch

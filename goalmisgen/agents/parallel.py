@@ -164,7 +164,7 @@ def probs_of_all(policy, frames, batch:int=4096):
 # %% ../../nbs/agents/19_parallel.ipynb #321be485
 @patch
 def fared_in_training(self:ParallelTrainer, slot:int) -> dict:
-    "What `evaluate_on_training_levels` says of the agent in a slot"
+    "What `examine` says of the agent in a slot"
     policy = Policy(0).to(self.device)
     load_parameters(policy, self.flat[slot])
     endings = absorption_backwards(self.table, move_probs(probs_of_all(policy, self.frames)), self.level_prob)

@@ -14,7 +14,8 @@ from functools import partial
 from .impala import NUM_ACTIONS
 from .parallel import ParallelTrainer
 from .ppo import PPO, Batch, PPOConfig, Rollout, advantages, ppo_loss
-from .training import Seeds, training_levels
+from .training import Seeds
+from .training_levels import training_distribution, training_levels
 from .workspace import (GraphedCall, PlainNetwork, Workspace, capacity_for, distinct_ids,
                                          sum_by_row)
 from ..core import require
@@ -103,7 +104,7 @@ def _level_probs(config, levels):
     def names(levels):
         return [(grid.tobytes(), int(back) if textured else 0) for grid, back in zip(levels.grid,
                                                                                      levels.background)]
-    listed, prob = training_levels(config.size, config.background, config.num_levels)
+    listed, prob = training_levels(training_distribution(config), config.background, config.num_levels)
     prob_of = dict(zip(names(listed), prob.tolist()))
     return torch.tensor([prob_of[name] for name in names(levels)], dtype=torch.float64)
 

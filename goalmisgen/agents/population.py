@@ -12,9 +12,9 @@ import json, shutil, torch
 from dataclasses import dataclass, field
 from pathlib import Path
 from .tracking import check_tracker, tracker
-from .training import (Seeds, fewest_steps, former_configs, is_finished, learner_class,
-                                        remove_checkpoint,
-                                        resolve_precision, train_agent)
+from .training import (Seeds, former_configs, is_finished, learner_class, named_fields,
+                                        remove_checkpoint, resolve_precision, train_agent)
+from .training_levels import fewest_steps
 from ..core import create_atomic, digest, read_json, require, seal, to_dict
 from ..jobs import Job, run_jobs
 
@@ -25,7 +25,7 @@ class PopulationReport:
     folder:Path # Where the population is
     finished:tuple # Seeds of the finished agents
     failed:dict # Seed to error text
-    competence:dict = field(default_factory=dict) # Seed to how it does on its training levels, if listable
+    competence:dict = field(default_factory=dict) # Seed to how it fared in its examination
 
 # %% ../../nbs/agents/15_population.ipynb #f5c88b1c
 def agent_dir(folder, seed:int) -> Path:
@@ -72,7 +72,7 @@ def check_claim(folder, config, device='cpu'):
     if not home.exists(): return
     found = read_json(home)
     theirs = found.get('config')
-    same = found.get('digest')==digest(config)
+    same = found.get('digest')==digest(named_fields(config))
     if not same and found.get('algorithm')==algorithm_of(config):
         same = _in_precision(theirs, device) in [_in_precision(c, device) for c in former_configs(config)]
     require(same, f'population in {folder}', theirs, f'{to_dict(config)}, or another folder')
@@ -85,7 +85,8 @@ def _in_precision(config, device):
 # %% ../../nbs/agents/15_population.ipynb #15382575
 def claim_folder(folder, config, device='cpu'):
     "Make `folder` the home of the population with this config; `ValueError` if it is another's"
-    mine = seal(dict(format=2, algorithm=algorithm_of(config), digest=digest(config), config=to_dict(config)))
+    mine = seal(dict(format=2, algorithm=algorithm_of(config), digest=digest(named_fields(config)),
+                    config=named_fields(config)))
     create_atomic(Path(folder)/'population.json', json.dumps(mine, indent=1, sort_keys=True) + '\n')
     check_claim(folder, config, device)
 
@@ -95,16 +96,16 @@ MAX_TIMEOUT_RATE = .01 # Of a competent agent: share of episodes
 
 def competence_summary(found:dict, config) -> str: # seed to what the manifest says of the training levels
     "How well the agents learned, in a few lines, with a warning about those that did not"
-    best = fewest_steps(config.size, config.num_levels)
+    best = fewest_steps(config)
     known = {seed: fared for seed, fared in found.items() if fared}
-    if not known or not best:
-        return ('How well they learned is not known: the levels of this world cannot be listed. '
-                'Evaluate or watch the agents.')
+    if not known: return 'How well they learned is not known. Evaluate or watch the agents.'
+    unseen = next(iter(known.values())).get('unseen_levels')
+    where = f'{unseen} levels that were not trained on' if unseen else 'the training levels'
     steps = [fared['episode_length'] for fared in known.values()]
     timeout = max(fared['timeout'] for fared in known.values())
     who = f'the agent takes {steps[0]:.2f}'
     if len(known)>1: who = f'{len(known)} agents take {min(steps):.2f} to {max(steps):.2f}'
-    text = (f'On the training levels {who} steps (fewest possible: {best:.2f}), '
+    text = (f'On {where} {who} steps (fewest possible: {best:.2f}), '
             f'with up to {timeout:.2%} timeouts')
     weak = {seed: fared for seed, fared in known.items() if not is_competent(fared, best)}
     return f'{text}\n{_warning(weak, config)}' if weak else text

@@ -11,7 +11,7 @@ __all__ = ['VIEWS', 'CHANNEL_INKS', 'split_channels', 'picture_grid', 'channel_s
 import numpy as np
 from functools import lru_cache
 from itertools import product
-from ..agents.training import training_levels
+from ..agents.training_levels import training_levels
 from .labels import plain
 from ..core import require
 from ..env.levels import make_levels

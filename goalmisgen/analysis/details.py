@@ -18,7 +18,8 @@ from .explorer import Explorer
 from .labels import name_dots
 from .scatter import MAX_STEPS_DRAWN, scatter_grid
 from .scores import SCORE_KINDS
-from ..env.objects import CHANNELS, icon
+from ..env.objects import CHANNELS
+from ..evaluation.questions import thing_icon
 from ..style import ACCENT, INK, SOFT, png_bytes, style
 
 # %% ../../nbs/analysis/38_details.ipynb #9dc2d086
@@ -37,7 +38,7 @@ def fill(template:str, # Name of a template in `data/widgets`, without `.html`
 # %% ../../nbs/analysis/38_details.ipynb #7b96f040
 def icon_html(obj:str, background:str) -> str: # Name of an object; black, grey or textured
     "The object's icon as an `<img>`"
-    data = base64.b64encode(png_bytes(icon(obj, background))).decode()
+    data = base64.b64encode(png_bytes(thing_icon(obj, background))).decode()
     return fill('icon', name=html.escape(obj), data=data)
 
 def number_text(x, digits:int=2) -> str:

@@ -16,11 +16,10 @@ from pathlib import Path
 from ..agents.impala import load_policy
 from ..agents.population import agents_of
 from .labels import plain
-from .preferences import of_setting
+from .preferences import of_setting, world_of
 from .scatter import MAX_STEPS_DRAWN, draw_scatter
 from .scores import SCORE_COLUMNS
 from ..core import require
-from ..env.levels import DUEL, generate
 from ..evaluation.questions import Setting
 from ..evaluation.results import COLUMNS
 from ..evaluation.settings import find_settings
@@ -148,8 +147,9 @@ class Explorer:
         scores=None, # Data frame of channel scores, as `read_scores` gives it, or None
         agents=None): # A population's folder, or a dict from number to a policy or its path, or None
         check_table(table, method)
-        asked = table[table.method == method][['obj1','obj2','background']].drop_duplicates()
-        known = tuple(Setting(*objects) for objects in asked.itertuples(index=False))
+        asked = table[table.method == method]
+        things = dict.fromkeys(zip(asked.obj1, asked.obj2, asked.background, world_of(asked)))
+        known = tuple(Setting(*of) for of in things)
         self.table = table
         self.method = method
         self.settings = known if settings is None else find_settings(settings)
@@ -183,9 +183,9 @@ def listen(self:Explorer, notify:Callable): # Function without arguments
 # %% ../../nbs/analysis/37_explorer.ipynb #250b4806
 @patch
 def name(self:Explorer, setting:Setting) -> str:
-    "What a setting is called here: without its background if all have the same"
-    backgrounds = {s.background for s in self.settings}
-    return str(setting) if len(backgrounds) > 1 else f'{setting.obj1} vs {setting.obj2}'
+    "What a setting is called here: without background and world if all have the same"
+    places = {(s.background, s.world) for s in self.settings}
+    return str(setting) if len(places) > 1 else f'{setting.obj1} vs {setting.obj2}'
 
 # %% ../../nbs/analysis/37_explorer.ipynb #09578cb6
 RESULT_COLUMNS = ('preference','preference_low','preference_high','mean_length','timeout')
@@ -263,7 +263,7 @@ def episodes(self:Explorer,
             f'agents whose weights are at hand: {list(self.weights)}')
     some = self.selected[:MAX_AGENTS_SHOWN]
     policies = [self.policy(n) for n in some]
-    (played,) = play_together(policies, setting, generate(DUEL, [level]), seed, frames=MAX_STEPS_SHOWN+1)
+    (played,) = play_together(policies, setting, setting.levels_of([level]), seed, frames=MAX_STEPS_SHOWN+1)
     return dict(zip(some, played))
 
 # %% ../../nbs/analysis/37_explorer.ipynb #156fd4db

@@ -14,7 +14,7 @@ from dataclasses import replace
 from fastcore.basics import patch
 from functools import partial
 from ..agents.impala import action_probs
-from ..agents.training import training_levels
+from ..agents.training_levels import training_levels
 from ..core import integer, require
 from ..env.levels import Levels, SPACE, WALL
 from ..env.objects import CHANNELS
@@ -134,7 +134,7 @@ def sample_training_levels(background:str='black', # 'black', 'grey' or 'texture
                            ) -> tuple:
     """The levels of the channel tests and their weights: `Levels`, float64 (L,) that sum to 1. `ValueError`
     on a bad count"""
-    levels, prob = training_levels(5)
+    levels, prob = training_levels()
     rng = np.random.default_rng(0)
     if count is not None: count = integer(count, 'count', 1, len(levels))
     if background == 'textured':

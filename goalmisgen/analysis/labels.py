@@ -7,12 +7,12 @@ __all__ = ['draw_icon', 'plain', 'texts_of', 'name_dots']
 
 # %% ../../nbs/analysis/30_labels.ipynb #60ea10a9
 import numpy as np
-from ..env.objects import icon
+from ..evaluation.questions import thing_icon
 from ..style import ACCENT, SOFT
 
 # %% ../../nbs/analysis/30_labels.ipynb #dcddb049
 def draw_icon(ax, # matplotlib axes
-              obj, # `GoalObject` or its name
+              obj, # As `thing_icon` takes it
               background:str, # black, grey or textured
               xy, # Where, in `xycoords`
               offset, # How far from there, in points: (x, y)
@@ -21,7 +21,7 @@ def draw_icon(ax, # matplotlib axes
               xycoords=('axes fraction','data')): # As for matplotlib's `annotate`
     "Draw an object on its background, `offset` points from `xy`, with a name below it"
     from matplotlib.offsetbox import AnnotationBbox, OffsetImage
-    image = OffsetImage(icon(obj, background), zoom=zoom, interpolation='nearest')
+    image = OffsetImage(thing_icon(obj, background), zoom=zoom, interpolation='nearest')
     at = dict(xy=xy, xycoords=xycoords, annotation_clip=False)
     frame = dict(edgecolor=SOFT, lw=.5)
     ax.add_artist(AnnotationBbox(image, xybox=offset, boxcoords='offset points', pad=0, bboxprops=frame,

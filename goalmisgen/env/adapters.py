@@ -103,8 +103,8 @@ def _checked_seed(seed):
 
 # %% ../../nbs/env/10_adapters.ipynb #c75ec8f8
 class GymnasiumMazes(_Gymnasium):
-    """A `MazeEnv` as a Gymnasium `VectorEnv`. Infos: `level_seed`, `steps`, and in same-step autoreset at
-    an end `final_obs`, `final_info`"""
+    """A `MazeEnv` as a Gymnasium `VectorEnv`. Infos: `level_seed`, `steps`, with a proxy `proxy_rewards`, and
+    in same-step autoreset at an end `final_obs`, `final_info`"""
     foreign_base = 'gymnasium.vector.VectorEnv'
 
     def __init__(self, maze:MazeEnv,
@@ -185,6 +185,7 @@ def _look(self:GymnasiumMazes, where):
 def _info(self:GymnasiumMazes, where):
     "Level seeds and steps of the environments, and a mask that says where they are told"
     found = dict(level_seed=self.maze.level_seed, steps=self.maze.time)
+    if self.maze.proxy: found['proxy_rewards'] = self.maze.proxy_rewards
     found = {name: values.cpu().numpy()*where for name,values in found.items()}
     return found | {f'_{name}': where.copy() for name in found}
 
@@ -232,7 +233,7 @@ def _final_info(played):
 # %% ../../nbs/env/10_adapters.ipynb #9cad6a4d
 class GymnasiumMaze(_Gymnasium):
     """A `MazeEnv` of one environment as a Gymnasium `Env`. The last observation shows the end; infos are
-    `level_seed` and `steps`"""
+    `level_seed`, `steps`, and with a proxy `proxy_rewards`"""
     foreign_base = 'gymnasium.Env'
 
     def __init__(self, maze:MazeEnv, render_mode:str|None=None): # `render_mode`: None or 'rgb_array'
@@ -271,6 +272,7 @@ def step(self:GymnasiumMaze, action:int): # 0..14
     self._obs = numpy_frames(maze)[0] if self._live else played.last_frames[0]
     steps = maze.time[0] if self._live else played.lengths[0]
     info = dict(level_seed=level_seed, steps=int(steps))
+    if maze.proxy: info['proxy_rewards'] = float(maze.proxy_rewards[0])
     ends = bool(played.terminated[0]), bool(played.truncated[0])
     return self._obs.copy(), float(played.reward[0]), *ends, info
 

@@ -4,13 +4,15 @@
 
 # %% auto #0
 __all__ = ['CORNERS', 'spec_text', 'parse_spec', 'Mixture', 'distribution_text', 'parse_distribution', 'family_of',
-           'sample_levels', 'corner_cells', 'mark_corner']
+           'sample_levels', 'seeded_levels', 'corner_cells', 'mark_corner']
 
 # %% ../../nbs/env/04_distributions.ipynb #deb29b71
 import numpy as np, re
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from ..core import require
-from .levels import Levels, MazeSpec, OBJ1, OBJ2, SPACE, WALL, generate, join_levels
+from .levels import Levels, MazeSpec, OBJ1, OBJ2, SPACE, WALL
+from .levels import distinct_levels, generate, join_levels
 from .random import check_seeds, random_words
 
 # %% ../../nbs/env/04_distributions.ipynb #db5c0737
@@ -124,6 +126,13 @@ def sample_levels(distribution, # A `MazeSpec` or a `Mixture`
     parts = [generate(spec, seeds[family==k]) for k, spec in enumerate(distribution.specs)]
     back = np.argsort(np.argsort(family, kind='stable'), kind='stable')
     return join_levels(parts)[back]
+
+# %% ../../nbs/env/04_distributions.ipynb #d3210c94
+@lru_cache(maxsize=4)
+def seeded_levels(distribution, num_levels:int, start_level:int=0, textured:bool=False):
+    "`distinct_levels` of `num_levels` seeds, from `start_level` on"
+    seeds = np.arange(start_level, start_level+num_levels)
+    return distinct_levels(sample_levels(distribution, seeds), textured)
 
 # %% ../../nbs/env/04_distributions.ipynb #a8c60e43
 CORNERS = ('top right corner', 'top left corner', 'bottom right corner')

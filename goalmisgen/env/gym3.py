@@ -88,9 +88,11 @@ class Gym3Maze(Adapter):
 # %% ../../nbs/env/09_gym3.ipynb #1e66be9f
 @patch
 def get_info(self:Gym3Maze) -> list:
-    "For each environment a dict: prev_level_seed int32, prev_level_complete uint8, level_seed int32"
+    """For each environment a dict: prev_level_seed int32, prev_level_complete uint8, level_seed int32, and
+    with a proxy proxy_rewards float32"""
     maze = self.open_maze()
     types = dict(prev_level_seed=np.int32, prev_level_complete=np.uint8, level_seed=np.int32)
+    if maze.proxy: types['proxy_rewards'] = np.float32
     columns = [getattr(maze, name).cpu().numpy().astype(dtype) for name,dtype in types.items()]
     return [dict(zip(types, row)) for row in zip(*columns)]
 
@@ -175,6 +177,7 @@ def procgen_like(num:int, # Environments side by side
     obj2:str|None=None,
     world_dim:int|None=None, # The fork: size of an easy `maze_duel`
     rand_region:int|None=None, # The fork: region of the cheese in `maze_aisc`
+    proxy:str|None=None, # As of `MazeEnv`
     **rest # Procgen's other options: without effect in a maze, or to be left off
     ) -> Gym3Maze:
     "Our mazes, made with the arguments of `procgen.ProcgenGym3Env`. `ValueError` on bad ones"
@@ -185,4 +188,4 @@ def procgen_like(num:int, # Environments side by side
     world = get_world(env_name, distribution_mode, objects, world_dim or None, region)
     background = 'textured' if use_backgrounds else 'black'
     seed = secrets.randbelow(2**31) if rand_seed is None else rand_seed
-    return Gym3Maze(make_env(world, num, background, num_levels, start_level, seed))
+    return Gym3Maze(make_env(world, num, background, num_levels, start_level, seed, proxy=proxy))

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TRAIN', 'DUEL', 'SPACE', 'WALL', 'OBJ1', 'OBJ2', 'GLYPHS', 'NUM_TEXTURES', 'world_size', 'MazeSpec', 'Levels',
            'join_levels', 'make_levels', 'draw_level', 'parse_level', 'distances', 'place_of', 'num_places', 'generate',
-           'distinct_levels', 'seeded_levels', 'LevelCensus', 'census', 'find_levels']
+           'distinct_levels', 'LevelCensus', 'census', 'find_levels']
 
 # %% ../../nbs/env/03_levels.ipynb #4f3fe5b5
 import numpy as np
@@ -280,12 +280,6 @@ def distinct_levels(levels:Levels, # N levels
     keys = np.hstack([*parts, levels.start])
     _,first,row = np.unique(keys, axis=0, return_index=True, return_inverse=True)
     return levels[first], row.ravel()
-
-# %% ../../nbs/env/03_levels.ipynb #94c42a52
-@lru_cache(maxsize=4)
-def seeded_levels(spec:MazeSpec, num_levels:int, start_level:int=0, textured:bool=False):
-    "`distinct_levels` of `num_levels` seeds, from `start_level` on"
-    return distinct_levels(generate(spec, np.arange(start_level, start_level+num_levels)), textured)
 
 # %% ../../nbs/env/03_levels.ipynb #19154291
 @dataclass(frozen=True, eq=False)

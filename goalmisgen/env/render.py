@@ -13,6 +13,7 @@ from ..core import integer, require
 from .assets import PICTURE_FILES, asset_dir
 from .levels import Levels, OBJ1, SPACE, WALL, place_of, world_size
 from .objects import BACKGROUNDS, FLOOR_COLOURS, GoalObject, sprite
+from .pictures import find_object
 
 # %% ../../nbs/env/05_render.ipynb #748f70ec
 # In the order of the background index
@@ -140,7 +141,10 @@ def _stamps(size):
 # %% ../../nbs/env/05_render.ipynb #15394546
 def _object_and_picture(obj):
     "An object as it is known, and its picture uint8 (n, n, 4). `ValueError` on a picture of another kind"
-    if not isinstance(obj, np.ndarray): return GoalObject.parse(obj), sprite(obj)
+    if not isinstance(obj, np.ndarray):
+        found = find_object(obj)
+        if isinstance(found, GoalObject): return found, sprite(found)
+        return obj, found
     ok = obj.dtype==np.uint8 and obj.ndim==3 and obj.shape==(len(obj),len(obj),4)
     require(ok, 'picture', (obj.dtype.name,obj.shape), 'uint8 (n, n, 4)')
     return obj, obj

@@ -10,8 +10,9 @@ import hashlib, os, re, warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 from ..core import integer, read_json, require
-from ..env.levels import DUEL
-from ..env.objects import BACKGROUNDS, GoalObject
+from ..env.distributions import parse_distribution
+from ..env.objects import BACKGROUNDS
+from ..env.pictures import object_name
 
 # %% ../../nbs/evaluation/18_agents.ipynb #aa8bb282
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class AgentFile:
     goal:str = 'unknown' # What it was trained to reach
     background:str = 'unknown' # On which background
     size:int = 0 # In mazes with so many cells on a side; 0 if unknown
+    levels:str = 'unknown' # Of which distribution, in words; '' for the paper's levels of this size
 
     @property
     def fingerprint(self):
@@ -33,18 +35,22 @@ class AgentFile:
 
     @property
     def trained(self):
-        "Goal, background and size of the training"
-        return self.goal, self.background, self.size
+        "Goal, background, size and levels of the training"
+        return self.goal, self.background, self.size, self.levels
 
 # %% ../../nbs/evaluation/18_agents.ipynb #fa7e0d9d
 def _training_of(manifest, where):
-    "Goal, background and size in a manifest, as fields of `AgentFile`; `ValueError` if they are none"
+    "Goal, background, size and levels in a manifest, as fields of `AgentFile`; `ValueError` if they are none"
     config = manifest.get('config')
     if not isinstance(config, dict) or not {'goal','background','size'}<=set(config): return {}
     goal,background = config['goal'], config['background']
-    GoalObject.parse(goal) # raises if this is no object
+    object_name(goal) # raises if this is no object
+    levels = config.get('levels', '')
+    require(isinstance(levels, str), f'levels in {where}', levels, 'text')
+    if levels: parse_distribution(levels) # raises if these are no levels
     require(background in BACKGROUNDS, f'background in {where}', background, ', '.join(BACKGROUNDS))
-    return dict(goal=goal, background=background, size=integer(config['size'], f'size in {where}', 3, 25))
+    size = integer(config['size'], f'size in {where}', 3, 25)
+    return dict(goal=goal, background=background, size=size, levels=levels)
 
 # %% ../../nbs/evaluation/18_agents.ipynb #cffc47b4
 def _from_manifest(folder):
@@ -102,11 +108,14 @@ def _lone_file(path):
     return AgentFile(path, path.stem, **training)
 
 # %% ../../nbs/evaluation/18_agents.ipynb #27e7c794
-def check_agents(files):
-    "`ValueError` if one of the `AgentFile`s was trained in mazes of a size in which there is no evaluation"
+def check_agents(files, settings):
+    """`ValueError` if one of the `AgentFile`s was trained in mazes of another size than that of a `Setting`:
+    a mouse that is drawn larger or smaller is another mouse to it"""
+    asked = sorted({s.distribution.size for s in settings})
+    allowed = f"{', '.join(map(str, asked))}, the size of those that it is asked in"
     for f in files:
-        require(f.size in (0,DUEL.size), f'size of the mazes that {f.run} was trained in', f.size,
-                f'{DUEL.size}, the size of the evaluation levels')
+        fits = not f.size or asked in ([], [f.size])
+        require(fits, f'size of the mazes that {f.run} was trained in', f.size, allowed)
 
 # %% ../../nbs/evaluation/18_agents.ipynb #45cfdf10
 def departures(files, settings) -> list:

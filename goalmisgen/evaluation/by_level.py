@@ -9,7 +9,7 @@ __all__ = ['level_table', 'nearer_first', 'by_distance', 'draw_by_distance', 'pl
 # %% ../../nbs/evaluation/28_by_level.ipynb #989b54c9
 import numpy as np
 from ..core import require
-from ..env.levels import DUEL, OBJ1, OBJ2, distances
+from ..env.levels import OBJ1, OBJ2, distances
 from ..env.table import StateTable
 from .exact import ExactResult
 from .population import by_step
@@ -77,7 +77,7 @@ def draw_by_distance(tables:dict): # name to `level_table`
 # %% ../../nbs/evaluation/28_by_level.ipynb #6b55ab79
 def place_map(result:ExactResult, which:int=1): # `which`: 1 or 2
     """P(object `which` is reached first) by the cell that it lies in, averaged over levels.
-    float64 (5, 5), [y, x], y = 0 at the bottom, nan where it never lies"""
+    float64 (size, size), [y, x], y = 0 at the bottom, nan where it never lies"""
     require(which in (1,2), 'which object', which, '1 or 2')
     shares = result.level_set.shares
     here = result.level_set.levels.grid==(OBJ1 if which==1 else OBJ2)
@@ -142,14 +142,15 @@ def _draw_level(plt, ax, frame, p1, p2):
 # %% ../../nbs/evaluation/28_by_level.ipynb #075e847f
 def visits_map(result:ExactResult, row:int):
     """Expected steps begun in each cell of the result's level `row`, both facings together:
-    float64 (5, 5), [y, x], nan at walls and objects"""
-    table = StateTable(result.level_set.levels, DUEL.rewards)
+    float64 (size, size), [y, x], nan at walls and objects"""
+    levels = result.level_set.levels
+    table = StateTable(levels, result.setting.rewards)
     here = (table.level==row).numpy()
     cells = table.cell.numpy()[here]
-    steps = np.full(DUEL.size**2, np.nan)
+    steps = np.full(levels.size**2, np.nan)
     steps[cells] = 0
     np.add.at(steps, cells, result.endings.visits[here])
-    return steps.reshape(DUEL.size, DUEL.size)
+    return steps.reshape(levels.size, levels.size)
 
 # %% ../../nbs/evaluation/28_by_level.ipynb #bcda6109
 def stuck(result:ExactResult, n:int=6):

@@ -15,7 +15,7 @@ from ..env.chain import absorption_backwards, move_probs
 from ..env.rendered import RenderedLevels
 from ..env.table import StateTable, TIMEOUT
 from .exact import ExactResult, join_endings
-from .questions import RenderCache, Setting, evaluation_levels
+from .questions import RenderCache, Setting
 
 # %% ../../nbs/evaluation/29_device.ipynb #c58569ba
 class DeviceLevels:
@@ -33,7 +33,7 @@ class DeviceSetting:
     "A setting whose frames are on a device (about 400 MB for 1,000 levels), for any number of policies"
     def __init__(self, setting, levels='published', device='cuda'):
         self.setting = Setting.parse(setting)
-        self.level_set = evaluation_levels(levels, self.setting.background)
+        self.level_set = self.setting.level_set(levels)
         renders = RenderCache(keep=1)
         self.batches = [DeviceLevels(renders.draw(self.setting, some), shares, device)
                         for some,shares in self.level_set.batches()]

@@ -10,11 +10,11 @@ __all__ = ['MAX_SOLVED', 'reach_bound', 'query_reachable_states', 'preference', 
 import numpy as np, torch
 from dataclasses import dataclass
 from ..core import integer, require
-from ..env.chain import Endings, absorption, move_probs
+from ..env.chain import Endings, MAX_PLACES, absorption, move_probs
 from ..env.rendered import RenderedLevels
 from ..env.table import MOVES, StateTable, TIMEOUT
 from .policies import PolicyCache, as_cache
-from .questions import LevelSet, Setting, evaluation_levels
+from .questions import LevelSet, Setting
 
 # %% ../../nbs/evaluation/20_exact.ipynb #13efa403
 def reach_bound(table:StateTable, # S states of L levels
@@ -77,14 +77,15 @@ def query_reachable_states(cache:PolicyCache, # Of the policy
     stay = torch.full((len(table),), MOVES.index('stay'))
     moves = torch.nn.functional.one_hot(stay, len(MOVES)).double()
     shown = torch.zeros(len(cache.row), dtype=torch.bool) # for each key: by this question
-    states = table.start if tolerance else torch.arange(len(table))
+    ask_all = not tolerance or table.num_places>MAX_PLACES
+    states = torch.arange(len(table)) if ask_all else table.start
     levels = torch.arange(len(table.levels))
     while len(states):
         cache.look(rendered, keys, states, see)
         shown[keys[states]] = True
         known = shown[keys]
         moves[known] = move_probs(cache.probs[cache.row[keys[known]]])
-        if not tolerance: break
+        if ask_all: break
         states,levels = _worth_asking(table, moves, known, levels, tolerance, horizon)
     return moves, known
 
@@ -187,7 +188,7 @@ def evaluate_exact(policy, # As `as_policy` takes it, or a `PolicyCache`
     require(number and 0<=tolerance<=.1, 'tolerance', tolerance, 'a number from 0 to 0.1')
     horizon = integer(horizon, 'horizon', 2)
     cache = as_cache(policy)
-    level_set = evaluation_levels(levels, setting.background)
+    level_set = setting.level_set(levels)
     before = len(cache)
     found = []
     for batch,shares in level_set.batches():

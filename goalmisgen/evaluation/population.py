@@ -18,7 +18,7 @@ from .files import check_output, locked
 from .policies import FrameKeys
 from .protocol import Protocol, ResultsFile, check_name, evaluate_agent, row_key
 from .published import published_agents
-from .questions import RenderCache, Setting, evaluation_levels
+from .questions import NOTHING, RenderCache, Setting
 from .results import read_results, to_table, write_results
 from .settings import settings_for
 
@@ -70,7 +70,7 @@ def num_distinct_frames(setting:Setting, levels='published') -> int:
     renders = RenderCache(keep=1)
     frames = FrameKeys()
     keys = [frames.keys(renders.draw(setting, batch)).unique()
-            for batch,_ in evaluation_levels(levels, setting.background).batches()]
+            for batch,_ in setting.level_set(levels).batches()]
     return len(torch.cat(keys).unique())
 
 # %% ../../nbs/evaluation/26_population.ipynb #2bbe67bb
@@ -79,11 +79,12 @@ def estimate_cost(settings, # `Setting`s
                   policies:int=1 # Agents, times checkpoints
                   ) -> int:
     """Forward passes at most: every frame of every setting, for every policy.
-    The first setting of a background stands for the others"""
+    The first setting of a background and world stands for the others"""
     levels = Protocol.of(protocol).levels
-    first = {s.background: s for s in reversed(settings)}
-    frames = {background: num_distinct_frames(s, levels) for background,s in first.items()}
-    return policies*sum(frames[s.background] for s in settings)
+    def kind(s): return s.background, s.world, s.obj2 in (NOTHING, s.corner)
+    first = {kind(s): s for s in reversed(settings)}
+    frames = {k: num_distinct_frames(s, levels) for k,s in first.items()}
+    return policies*sum(frames[kind(s)] for s in settings)
 
 # %% ../../nbs/evaluation/26_population.ipynb #e55930d2
 @dataclass(frozen=True)
@@ -125,7 +126,7 @@ def _check_plan(plan):
     """`ValueError` unless the agents can be asked and the answers be written,
     and what is there is a table of ours"""
     require(len(plan.settings), 'settings', plan.settings, 'at least one')
-    check_agents(plan.files)
+    check_agents(plan.files, plan.settings)
     check_name(plan.population)
     for run in plan.agents: check_name(run, 'agent')
     named = plan.stem and plan.stem!=plan.out.name
@@ -258,7 +259,8 @@ def by_step(table, # Data frame of `Result`s
             value:str='preference'): # Which column
     """Data frame of one column of the table, a row for each step, a column for each agent's folder.
     `ValueError` if there is nothing"""
-    here = (table.obj1==setting.obj1) & (table.obj2==setting.obj2) & (table.background==setting.background)
+    asked = ('obj1','obj2','background','world')
+    here = (table[list(asked)]==[getattr(setting, c) for c in asked]).all(axis=1)
     rows = table[here]
     require(len(rows), 'setting', str(setting), 'one that is in the table')
     twice = rows[rows.duplicated(['step','run'])]

@@ -63,10 +63,12 @@ def row_key(f:AgentFile, s:Setting, protocol:Protocol, population:str) -> tuple:
     "The key of the row that an evaluation will give"
     levels = parse_levels(protocol.levels)
     name = 'census' if levels=='census' else seeds_name(levels)
-    question = (population, f.agent, f.run, f.step, s.obj1, s.obj2, s.background, protocol.method, name)
+    asked = (s.obj1, s.obj2, s.background, s.world)
+    question = (population, f.agent, f.run, f.step, *asked, protocol.method, name)
     if protocol.method=='exact': return (*question, float(protocol.tolerance), 0, 0)
     seed = protocol.seed if protocol.method=='sampled' else 0
-    return (*question, 0., protocol.episodes*len(levels), seed)
+    count = len(s.level_set(levels).index if s.corner else levels)
+    return (*question, 0., protocol.episodes*count, seed)
 
 # %% ../../nbs/evaluation/23_protocol.ipynb #b56c3800
 class ResultsFile:
@@ -116,7 +118,7 @@ def evaluate_agent(folder, # The agent's folder, a file of weights, or a list of
     have = ResultsFile(check_output(out), lengths)
     files = folder if isinstance(folder, list) else agent_files(folder, checkpoints)
     check_name(population)
-    check_agents(files)
+    check_agents(files, settings)
     done = 0
     for f in files:
         fingerprint = f.fingerprint

@@ -138,8 +138,9 @@ def _published_row(path, run, background, seeds):
     who = dict(schema=SCHEMA, population=run, algorithm='PPO (published)', run=path.parent.name, agent=agent,
                step=model_step(path.name), fingerprint='unknown')
     training = dict(zip(('trained_goal','trained_background','trained_size'), training_of(run)))
+    training['trained_levels'] = '' if training['trained_size'] else 'unknown'
     question = dict(obj1=setting.obj1, obj2=setting.obj2, background=setting.background,
-                    levels=_levels_name(seeds, len(outcome)))
+                    world='', levels=_levels_name(seeds, len(outcome)))
     return Result(**who, **training, **question, **_played(outcome, steps))
 
 # %% ../../nbs/evaluation/25_published.ipynb #be11b48e
@@ -194,7 +195,7 @@ def trained_as_published(f:AgentFile) -> AgentFile:
     run = next((part for part in f.path.resolve().parts if training_of(part)[2]), None)
     if run is None: return f
     goal,background,size = training_of(run)
-    return replace(f, goal=goal, background=background, size=size)
+    return replace(f, goal=goal, background=background, size=size, levels='')
 
 # %% ../../nbs/evaluation/25_published.ipynb #cfca5893
 def published_agents(folder,

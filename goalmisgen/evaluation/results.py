@@ -18,13 +18,13 @@ from .intervals import wilson_interval
 from .questions import Setting
 
 # %% ../../nbs/evaluation/22_results.ipynb #49adf406
-SCHEMA = 4
+SCHEMA = 5
 METHODS = ('exact','sampled','greedy')
 
 @dataclass(frozen=True)
 class Result:
     "One agent at one moment of its training, in one setting"
-    schema:int # Version of this table's layout: 4
+    schema:int # Version of this table's layout: 5
     population:str # Name of the population
     algorithm:str # How the agent was trained: PPO, exact-advantage PPO, PPO (published) or unknown
     run:str # The agent's folder, which tells apart two agents of one seed
@@ -34,9 +34,11 @@ class Result:
     trained_goal:str # What the agent was trained to reach; unknown if its files do not say
     trained_background:str # On which background; or unknown
     trained_size:int # In mazes with so many cells on a side; 0 if unknown
-    obj1:str # First object of the question
-    obj2:str # Second object
+    trained_levels:str # The distribution of its levels in words; empty: the paper's of this size; or unknown
+    obj1:str # First object of the question, or nothing
+    obj2:str # Second object; or a corner, or nothing
     background:str # Background of the question: black, grey or textured
+    world:str # World of the question in words; empty: the paper's 5x5
     method:str # exact: computed; sampled: played; greedy: played with the most probable action
     levels:str # 'census', or the level seeds: first, last, and the step if it is not 1
     tolerance:float # Greatest error of a level's probabilities that was allowed; 0 for played results
@@ -57,7 +59,7 @@ class Result:
     length_q95:float # … 95 %
 
 COLUMNS = tuple(f.name for f in fields(Result))
-KEY = ('population','agent','run','step','obj1','obj2','background',
+KEY = ('population','agent','run','step','obj1','obj2','background','world',
        'method','levels','tolerance','episodes','seed') # What identifies a row
 
 # %% ../../nbs/evaluation/22_results.ipynb #cdbb89a1
@@ -76,14 +78,15 @@ def to_row(result, # `ExactResult` or `SampledResult`
            algorithm:str='unknown', run:str|None=None, # Default run: agent-<number>
            fingerprint:str='unknown', # Of the file that holds the weights
            seed:int=0, # Of the sampling
-           trained=('unknown','unknown',0) # The goal, background and size of its training
+           trained=('unknown','unknown',0,'unknown') # The goal, background, size and levels of its training
            ) -> Result:
     "The row of an evaluation. `ValueError` if its episodes were not of 500 steps at most"
     horizon = len(result.lengths)-1
     require(horizon==TIMEOUT, 'horizon', horizon, f'{TIMEOUT} steps: no column tells others')
     setting = result.setting
     who = (population, algorithm, run or f'agent-{agent}', agent, step, fingerprint, *trained)
-    question = (setting.obj1, setting.obj2, setting.background, result.method, result.level_set.name)
+    asked = (setting.obj1, setting.obj2, setting.background, setting.world)
+    question = (*asked, result.method, result.level_set.name)
     quantiles = [float(quantile(result.lengths, q)) for q in (.05,.25,.75,.95)]
     return Result(SCHEMA, *who, *question, *_effort(result, seed), result.p1, result.p2, result.timeout,
                   _unexplored_mass(result), result.preference, *result.interval,
@@ -120,15 +123,17 @@ def write_results(path, rows):
 
 # %% ../../nbs/evaluation/22_results.ipynb #d7517662
 OLD_NAMES = dict(fingerprint='weights', unexplored_mass='unsure') # What columns were called before version 4
+_SINCE_5 = ('trained_levels','world')
 _SINCE_3 = ('trained_goal','trained_background','trained_size','tolerance')
 _FIRST = ('schema','population','agent','step','obj1','obj2','background','method','levels','episodes',
           'p1','p2','timeout','preference','preference_low','preference_high','mean_length','median_length')
 
 def columns_of_version(version:int) -> tuple:
-    "The columns of a results table of this version, 1 to 4"
+    "The columns of a results table of this version, 1 to 5"
     if version==1: return _FIRST
     if version==2: return tuple(c for c in columns_of_version(3) if c not in _SINCE_3)
-    if version==3: return tuple(OLD_NAMES.get(c, c) for c in COLUMNS)
+    if version==3: return tuple(OLD_NAMES.get(c, c) for c in columns_of_version(4))
+    if version==4: return tuple(c for c in COLUMNS if c not in _SINCE_5)
     return COLUMNS
 
 # %% ../../nbs/evaluation/22_results.ipynb #be196fd6
@@ -139,7 +144,8 @@ def _upgraded(row):
     row = {new_names.get(c, c): v for c,v in row.items()}
     if version==1: row = _second_from_first(row)
     if version<3: row = _third_from_second(row)
-    return row | dict(schema=SCHEMA)
+    known = row['trained_size']>0
+    return row | dict(schema=SCHEMA, world='', trained_levels='' if known else 'unknown')
 
 # %% ../../nbs/evaluation/22_results.ipynb #a84f2c60
 def _second_from_first(row):
@@ -206,9 +212,9 @@ def _checked(row, where, version=SCHEMA):
 # %% ../../nbs/evaluation/22_results.ipynb #e6420eb7
 def _check_question(r, where, must):
     "Who was asked what"
-    try: s = Setting(r.obj1, r.obj2, r.background)
+    try: s = Setting(r.obj1, r.obj2, r.background, r.world)
     except ValueError as e: raise ValueError(f'{where}: {e}') from None
-    for c in ('obj1','obj2'): must(getattr(r,c)==getattr(s,c), c, getattr(s,c))
+    for c in ('obj1','obj2','world'): must(getattr(r,c)==getattr(s,c), c, getattr(s,c))
     for c in ('population','run','algorithm'): must(getattr(r,c), c, 'a name')
     for c in ('agent','step','trained_size'): must(getattr(r,c)>=0, c, 'at least 0')
     seen = re.fullmatch('[0-9a-f]{16}', r.fingerprint)
@@ -299,8 +305,10 @@ def read_lengths(path) -> dict:
     where = lengths_path(path)
     if not where.exists(): return {}
     head,rows,checked = read_cells(where)
-    before = [k for k in KEY if k!='tolerance']
-    require(head in ([*KEY, *_STEPS], [*before, *_STEPS]), f'columns of {where}', head[:12],
+    fourth = [k for k in KEY if k!='world']
+    second = [k for k in fourth if k!='tolerance']
+    known = [[*keys, *_STEPS] for keys in (KEY, fourth, second)]
+    require(head in known, f'columns of {where}', head[:12],
             f'{[*KEY]} 1 … {TIMEOUT}')
     found = {}
     for i,cells in enumerate(rows, 1):
@@ -314,7 +322,8 @@ def _lengths_key(cells, where):
     "The key of a row of lengths"
     kinds = {f.name: f.type for f in fields(Result)}
     tolerance = 1e-6 if cells['method']=='exact' else 0.
-    row = dict(tolerance=tolerance) | {k: typed(v, kinds[k], f'{k} in {where}') for k,v in cells.items()}
+    absent = dict(tolerance=tolerance, world='')
+    row = absent | {k: typed(v, kinds[k], f'{k} in {where}') for k,v in cells.items()}
     return tuple(row[k] for k in KEY)
 
 # %% ../../nbs/evaluation/22_results.ipynb #04fca39c

@@ -13,7 +13,7 @@ from ..env.table import ACTION_MOVES, TIMEOUT
 from .exact import preference
 from .intervals import wilson_interval
 from .policies import as_cache
-from .questions import LevelSet, Setting, evaluation_levels, parse_levels
+from .questions import LevelSet, Setting, parse_levels
 
 # %% ../../nbs/evaluation/21_sampled.ipynb #8faffbd4
 @dataclass(frozen=True, eq=False)
@@ -98,7 +98,7 @@ def evaluate_sampled(policy, # As `as_policy` takes it, or a `PolicyCache`
     which = parse_levels(levels)
     require(which!='census', 'levels', levels,
             "'published' or a range of seeds; the census is for exact evaluation")
-    level_set = evaluation_levels(which, setting.background)
+    level_set = setting.level_set(which)
     cache = as_cache(policy)
     before = len(cache)
     arena = _Arena(cache, setting, level_set)

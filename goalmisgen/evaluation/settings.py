@@ -4,13 +4,16 @@
 
 # %% auto #0
 __all__ = ['PAPER', 'DATASET_512', 'against_gem', 'line_pairs', 'PaperPopulation', 'find_settings', 'first_question',
-           'settings_for', 'draw_settings']
+           'shifted_world', 'settings_for', 'draw_settings']
 
 # %% ../../nbs/evaluation/24_settings.ipynb #c6b59944
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ..core import require
-from ..env.objects import COLOURS, GoalObject, icon
-from .questions import Setting
+from ..env.distributions import CORNERS, distribution_text, parse_distribution
+from ..env.levels import MazeSpec
+from ..env.objects import COLOURS, GoalObject
+from ..env.pictures import object_name
+from .questions import Setting, thing_icon
 from ..style import SOFT, style
 
 # %% ../../nbs/evaluation/24_settings.ipynb #cc9eb8dc
@@ -89,14 +92,22 @@ def _settings_of(name, background):
     return [Setting.parse(name if ' on ' in name else f'{name} on {background}')]
 
 # %% ../../nbs/evaluation/24_settings.ipynb #17c7bec0
-def first_question(goal:str='yellow line', background:str='black') -> Setting:
-    """The goal's shape in another colour against its colour in the other shape.
-    `ValueError` if `goal` is no object"""
+def first_question(goal:str='yellow line', background:str='black', world:str='') -> Setting:
+    """The goal's shape in another colour against its colour in the other shape; a goal without a colour
+    against the corner at the top right. `ValueError` if `goal` is no object"""
+    if object_name(goal)==goal and len(goal.split())==1: return Setting(goal, CORNERS[0], background, world)
     mine = GoalObject.parse(goal)
     require(mine.colour in COLOURS, 'goal', goal, 'an object with a colour: say what to ask')
     other_colour = 'yellow' if mine.colour=='red' else 'red'
     other_shape = 'gem' if mine.shape=='line' else 'line'
-    return Setting(f'{other_colour} {mine.shape}', f'{mine.colour} {other_shape}', background)
+    return Setting(f'{other_colour} {mine.shape}', f'{mine.colour} {other_shape}', background, world)
+
+def shifted_world(levels:str) -> str:
+    "The world that agents trained on such levels are asked in: the same mazes, objects anywhere"
+    if levels in ('', 'unknown'): return ''
+    world = parse_distribution(levels)
+    family = world if isinstance(world, MazeSpec) else world.specs[0]
+    return distribution_text(replace(family, region=None))
 
 # %% ../../nbs/evaluation/24_settings.ipynb #4893a96c
 def _one(values, what):
@@ -114,7 +125,8 @@ def settings_for(files, # `AgentFile`s
     "The settings that agents are asked. `ValueError` if it depends on the agents and they differ"
     if names is None:
         goal = _one((f.goal for f in files), 'goal') or 'yellow line'
-        return (first_question(goal, _home(files, background)),)
+        world = shifted_world(_one((f.levels for f in files), 'levels') or '')
+        return (first_question(goal, _home(files, background), world),)
     names = [names] if isinstance(names, (str,Setting)) else list(names)
     without_background = [n for n in names if isinstance(n, str) and n not in PAPER and ' on ' not in n]
     return find_settings(names, _home(files, background) if without_background else 'black')
@@ -144,6 +156,6 @@ def draw_settings(populations): # list of `PaperPopulation`
 def _draw_pair(ax, s, y):
     "Two icons and their names, in row `y`"
     for x,name in enumerate((s.obj1,s.obj2)):
-        picture = icon(GoalObject.parse(name), s.background)
+        picture = thing_icon(name, s.background)
         ax.imshow(picture, extent=(x,x+.86,y+.93,y+.07), interpolation='nearest', aspect='auto')
     ax.text(2.15, y+.5, f'{s.obj1} vs {s.obj2}', fontsize=7, va='center', color=SOFT)

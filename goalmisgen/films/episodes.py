@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from ..core import integer, require
 from ..env.chain import move_probs
-from ..env.levels import DUEL, Levels
+from ..env.levels import Levels
 from ..env.rendered import RenderedLevels
 from ..env.table import ACTION_MOVES, MOVE_STEPS, TIMEOUT
 from ..evaluation.policies import as_policy
@@ -67,7 +67,7 @@ class _Player:
     "A policy on a level: what it sees and says in each state, asked about once"
     def __init__(self, policy, setting, level):
         self.policy = as_policy(policy)
-        self.rendered = RenderedLevels(level, _renderer(setting, level.size), DUEL.rewards)
+        self.rendered = RenderedLevels(level, _renderer(setting, level.size), setting.rewards)
         self.known = {} # state to action probabilities
 
     def probs(self, state):

@@ -10,9 +10,9 @@ import numpy as np
 from functools import lru_cache
 from PIL import Image, ImageDraw
 from ..core import integer, require
-from ..env.objects import icon
 from ..env.render import TEXTURES, load_picture
 from ..env.table import MOVE_STEPS
+from ..evaluation.questions import thing_icon
 from .video import draw_text, label_font
 from ..style import ACCENT, SOFT, enlarge
 
@@ -75,7 +75,7 @@ def _object_icon(name, background, texture, scale):
     "An object's icon on the background, or on the texture's mean colour"
     fill = background
     if background=='textured': fill = tuple(load_picture(TEXTURES[texture])[...,:3].mean((0,1)).astype(int))
-    return Image.fromarray(enlarge(icon(name, fill), scale))
+    return Image.fromarray(enlarge(thing_icon(name, fill), scale))
 
 # %% ../../nbs/films/25_film.ipynb #439e77ad
 def _outcome_card(episode, width):

@@ -9,7 +9,6 @@ __all__ = ['storyboard', 'level_sheet']
 import numpy as np
 from PIL import Image, ImageDraw
 from ..core import integer, require
-from ..env.levels import DUEL, MazeSpec, generate
 from ..evaluation.questions import PUBLISHED_SEEDS, Setting
 from .video import check_size, draw_text
 from ..style import INK, SOFT, enlarge, style
@@ -94,8 +93,7 @@ def _row_labels(texts, step):
 def level_sheet(setting:Setting, # Which objects and background
                 seeds=PUBLISHED_SEEDS, # Level seeds
                 cols:int=40, # Levels in a row
-                side:int=64, # Pixels a level: 16 or 32 (averaged), 64, or a multiple of 64
-                size:int=5): # Cells on a side of the mazes
+                side:int=64): # Pixels a level: 16 or 32 (averaged), 64, or a multiple of 64
     """First frames of many levels with the first seed of each row: uint8 (H, W, 3).
     `ValueError` on a sheet too large"""
     side = integer(side, 'side', 1)
@@ -106,8 +104,8 @@ def level_sheet(setting:Setting, # Which objects and background
     rows = -(-len(seeds)//cols) # rounded up
     used = min(cols, len(seeds))
     check_size(1, rows*step, used*step)
-    levels = generate(MazeSpec(size, DUEL.rewards), np.array(seeds))
-    frames = setting.renderer(size).first_frames(levels).numpy()
+    levels = setting.levels_of(np.array(seeds))
+    frames = setting.renderer().first_frames(levels).numpy()
     tiles = np.full((rows*cols, step, step, 3), 255, np.uint8)
     tiles[:len(frames),:side,:side] = _thumbnails(frames, side)
     sheet = tiles.reshape(rows, cols, step, step, 3).swapaxes(1,2).reshape(rows*step, cols*step, 3)

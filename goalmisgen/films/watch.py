@@ -12,14 +12,14 @@ from fastcore.basics import patch
 from pathlib import Path
 from typing import Annotated
 from ..core import Bounds, check_fields, require
-from ..env.levels import DUEL, MazeSpec, generate
+from ..env.levels import MazeSpec
 from ..evaluation.agents import AgentFile, agent_files
 from ..evaluation.exact import evaluate_exact
 from ..evaluation.files import check_output
 from ..evaluation.policies import PolicyCache, load_agent
 from ..evaluation.published import trained_as_published
 from ..evaluation.questions import RenderCache, Setting, check_setting
-from ..evaluation.settings import settings_for
+from ..evaluation.settings import settings_for, shifted_world
 from .episodes import most_discriminating_episodes, most_discriminating_level, play_together
 from .film import film, film_size
 from .storyboard import storyboard
@@ -38,7 +38,8 @@ class WatchOptions:
     telling:bool = False # Of the next 100 level seeds take the one that tells two agents apart best
     cell:int|None = None # Begin at this cell, size*y + x, instead of the level's start
     facing:Annotated[int, Bounds(0, 1)] = 0 # And face left (0) or right (1)
-    size:int|None = None # Cells on a side of the maze; default that of the agents' training
+    size:int|None = None # Cells on a side of a plain maze; default that of the agents' training
+    world:str|None = None # World in words, as '15x15, dead ends'; default that of the training, shifted
     greedy:bool = False # Take the most probable action instead of sampling
     seed:Annotated[int, Bounds(0, 2**63-1)] = 0 # Of the action sampling
     frames:Annotated[int, Bounds(2, 5000)] = 100 # At most so many frames
@@ -48,12 +49,13 @@ class WatchOptions:
 
     def __post_init__(self):
         check_fields(self)
-        check_setting(*self._objects)
         if self.size is not None: check_maze_size(self.size)
+        require(None in (self.size, self.world), 'size and world', (self.size, self.world), 'one of the two')
+        check_setting(*self._objects, self._world)
         last = self.level + (99 if self.telling else self.levels-1)
         require(last<2**32, 'last level seed', last, 'at most 2**32 - 1')
-        one_level = self.levels==1 and self.cell is None and self.size in (None,5)
-        require(one_level or not self.telling, 'telling', True, 'one level of size 5, from its start')
+        one_level = self.levels==1 and self.cell is None
+        require(one_level or not self.telling, 'telling', True, 'one level, from its start')
 
     @property
     def _objects(self):
@@ -62,10 +64,15 @@ class WatchOptions:
                      for value,default in zip(given, ('red line','yellow gem','black')))
 
     @property
+    def _world(self):
+        if self.world is not None: return self.world
+        return f'{self.size}x{self.size}' if self.size is not None else ''
+
+    @property
     def setting(self):
-        """The objects and background;
+        """The objects, background and world;
         of what is left open, those of an agent trained on a yellow line on black"""
-        return Setting(*self._objects)
+        return Setting(*self._objects, self._world)
 
 # %% ../../nbs/films/27_watch.ipynb #ffe23135
 def check_maze_size(size):
@@ -76,7 +83,8 @@ def check_maze_size(size):
 @patch
 def for_agents(self:WatchOptions, files): # `AgentFile`s
     "The same with nothing left open. `ValueError` if it depends on the agents and they differ"
-    options = self if self.size is not None else replace(self, size=_known_size(files))
+    open_world = self.size is None and self.world is None
+    options = replace(self, world=_known_world(files)) if open_world else self
     given = (options.obj1, options.obj2, options.background)
     if None not in given: return options
     names = None if None in given[:2] else f'{options.obj1} vs {options.obj2}'
@@ -85,12 +93,14 @@ def for_agents(self:WatchOptions, files): # `AgentFile`s
     return replace(options, obj1=obj1, obj2=obj2, background=own.background)
 
 # %% ../../nbs/films/27_watch.ipynb #0fd6e60d
-def _known_size(files):
-    "The size of the mazes that agents were trained in, 5 if that is not known. `ValueError` if they differ"
-    sizes = sorted({f.size for f in files}-{0})
-    require(len(sizes)<2, 'size of the mazes that the agents were trained in', sizes,
+def _known_world(files):
+    """The world that agents are watched in: mazes as in their training, with objects anywhere; the paper's
+    if that is not known. `ValueError` if they differ"""
+    sizes = {f.size: f for f in files if f.size}
+    require(len(sizes)<2, 'size of the mazes that the agents were trained in', sorted(sizes),
             'one for all, or a size that is named')
-    return sizes[0] if sizes else 5
+    worlds = {shifted_world(f.levels) or f'{f.size}x{f.size}' for f in sizes.values()}
+    return worlds.pop() if worlds else ''
 
 # %% ../../nbs/films/27_watch.ipynb #013044f2
 def _departures(names, files, options):
@@ -99,8 +109,9 @@ def _departures(names, files, options):
     for name,f in zip(names, files):
         if f.background not in ('unknown', options.background):
             said.append(f'{name} was trained on {f.background} and plays on {options.background}')
-        if f.size not in (0, options.size):
-            said.append(f'{name} was trained in mazes of size {f.size} and plays in size {options.size}')
+        size = options.setting.distribution.size
+        if f.size not in (0, size):
+            said.append(f'{name} was trained in mazes of size {f.size} and plays in size {size}')
     return said
 
 # %% ../../nbs/films/27_watch.ipynb #c7f0f173
@@ -190,7 +201,7 @@ def _play(policies, options):
     "A row of episodes for each level"
     if options.telling: return [most_discriminating_row(policies, options)]
     seeds = np.arange(options.level, options.level+options.levels)
-    levels = generate(MazeSpec(options.size, DUEL.rewards), seeds)
+    levels = options.setting.levels_of(seeds)
     begin = None if options.cell is None else (options.cell, options.facing)
     return play_together(list(policies.values()), options.setting, levels, options.seed, options.greedy,
                          options.frames, begin)
