@@ -4,18 +4,22 @@
 
 # %% auto #0
 __all__ = ['LITERATURE_LAYER', 'SWEEP_MEASURES', 'GoalVector', 'state_frames', 'vector_between', 'cheese_vector', 'corner_vector',
-           'mean_vector', 'save_vectors', 'load_vectors', 'sweep_vectors', 'summarise_sweep']
+           'mean_vector', 'save_vectors', 'load_vectors', 'decision_in_frame', 'sweep_vectors', 'summarise_sweep',
+           'vector_data']
 
 # %% ../../nbs/interp/76_goal_vectors.ipynb #727d1052
-import numpy as np, pandas as pd, torch
+import goalmisgen, numpy as np, pandas as pd, torch
 from dataclasses import dataclass
 from fastcore.basics import patch
+from pathlib import Path
 from ..arrays import read_arrays, write_arrays
 from ..core import integer, require
+from ..env.chain import move_probs
 from ..env.render import Renderer
+from ..evaluation.policies import as_policy
 from .edited_agents import EditedPolicy
 from .edits import AddVector, activations_of
-from .field_outcomes import decision_probs, field_endings, reach_probs
+from .field_outcomes import Decision, decide, decision_probs, field_endings, reach_probs
 from .layers import layer_name
 from .maze_states import MazeState, as_levels
 from .vector_fields import compare_fields, compute_field
@@ -129,33 +133,49 @@ def load_vectors(path) -> list:
     return [GoalVector(*parts) for parts in zip(layers.tolist(), (arrays[w] for w in wanted), names.tolist())]
 
 # %% ../../nbs/interp/76_goal_vectors.ipynb #01a135f8
-def _measures(field, state):
-    "What the field of an agent in this maze comes to"
-    found = decision_probs(field, state)._asdict() if state.decision_square() else {}
+def decision_in_frame(policy, state:MazeState, renderer:Renderer) -> Decision:
+    "What `decision_probs` gives, facing left, from the one frame that it depends on"
+    square = state.decision_square()
+    require(square is not None, 'decision square', None, 'a maze where the ways to cheese and corner part')
+    frame = state_frames([state.with_mouse(square, 0)], renderer)
+    return decide(move_probs(as_policy(policy)(frame))[0].numpy(), state)
+
+def _measures(field):
+    "What the field of an agent comes to"
+    state = field.state
+    found = decision_probs(field)._asdict() if state.decision_square() else {}
     reached = float(reach_probs(field, [state.corner])[0]) if state.is_open[state.corner] else np.nan
     return found | dict(reach_cheese=float(field_endings(field).p1[0]), reach_corner=reached)
+
+def _look(policy, state, renderer, everywhere):
+    "The field of a policy, if it is looked at everywhere, and its measures"
+    if not everywhere: return None, decision_in_frame(policy, state, renderer)._asdict()
+    field = compute_field(state, policy, renderer)
+    return field, _measures(field)
 
 def sweep_vectors(policy, # A `Policy`, or one with edits
                   states:list, # `MazeState`s of one size
                   vectors:dict, # Name to a `GoalVector`, or to a function from a state to one
                   coeffs, # How much of each is added
                   renderer:Renderer, # What draws the mazes
+                  everywhere:bool=True, # Look at every square? False: at the decision square, facing left
                   progress=None): # Called with each finished state, such as `tqdm.update`
     """A data frame with a row for each state, vector and coefficient. `cheese`, `corner` and `other` are the
-    probabilities at the decision square (nan where there is none), `reach_cheese` and `reach_corner` exact
-    chances in an episode of 500 steps; `..._before` the same without the vector; `tv` the mean total
-    variation"""
+    probabilities at the decision square (nan where there is none), `..._before` the same without the vector.
+    Looking everywhere adds `reach_cheese` and `reach_corner`, exact chances in an episode of 500 steps, and
+    `tv`, the mean total variation. `ValueError` without `everywhere` where there is no decision square"""
     rows = []
     for state in states:
-        plain = compute_field(state, policy, renderer)
-        before = {f'{name}_before': value for name,value in _measures(plain, state).items()}
+        plain,before = _look(policy, state, renderer, everywhere)
+        before = {f'{name}_before': value for name,value in before.items()}
         for name,vector in vectors.items():
             if not isinstance(vector, GoalVector): vector = vector(state)
             for coeff in coeffs:
-                field = compute_field(state, EditedPolicy(policy, vector.edit(coeff)), renderer)
-                change = dict(tv=compare_fields(plain, field).mean_total_variation)
+                edited = EditedPolicy(policy, vector.edit(coeff))
+                field,found = _look(edited, state, renderer, everywhere)
+                if everywhere: found['tv'] = compare_fields(plain, field).mean_total_variation
                 told = dict(level_seed=state.seed, vector=name, layer=vector.layer, coeff=float(coeff))
-                rows.append(told | before | _measures(field, state) | change)
+                rows.append(told | before | found)
         if progress: progress()
     return pd.DataFrame(rows)
 
@@ -186,3 +206,8 @@ def summarise_sweep(table:pd.DataFrame, # As from `sweep_vectors`
             told = dict(zip(by, condition)) | dict(measure=measure, mazes=int(group[measure].notna().sum()))
             rows.append(told | dict(median=median, low=low, high=high))
     return pd.DataFrame(rows)
+
+# %% ../../nbs/interp/76_goal_vectors.ipynb #d2fbb031
+def vector_data(name:str) -> Path: # 'summary.csv' or 'mazes.csv'
+    "The path of a table of the study of goal vectors"
+    return Path(goalmisgen.__file__).parent/'data'/'interp'/f'goal-vectors-{name}'
