@@ -94,12 +94,13 @@ def edited_file(file:AgentFile, edits) -> EditedFile: # `edits`: as `as_edits` t
     values = {f.name: getattr(file, f.name) for f in fields(AgentFile)}
     return EditedFile(**values, edits=as_edits(edits))
 
-# %% ../../nbs/interp/74_effects.ipynb #89114fc7
+# %% ../../nbs/interp/74_effects.ipynb #bdffbbf6
 EDIT_MARK = ' + ' # Between the name of a population and that of an edit
 
 def edited_population(population:str, edit:str) -> str:
     "What an edited population is called. `ValueError` if the name of the edit cannot be told apart"
-    require(EDIT_MARK not in check_name(edit, 'edit'), 'name of the edit', edit, f'text without {EDIT_MARK!r}')
+    allowed = f'text without {EDIT_MARK!r}'
+    require(EDIT_MARK not in check_name(edit, 'edit'), 'name of the edit', edit, allowed)
     return population+EDIT_MARK+edit
 
 def _cases(files, edits, population):
@@ -131,7 +132,7 @@ def _files(agents):
     require(names and len(set(names))==len(names), 'agents', names, 'some, no two in folders of one name')
     return dict(zip(names, found))
 
-# %% ../../nbs/interp/74_effects.ipynb #9c5515a6
+# %% ../../nbs/interp/74_effects.ipynb #e6db73c6
 def evaluate_edits(agents, # A population's folder, or a list of agents' folders and files
                    edits:dict, # Name to edits, or to a dictionary of edits by the agent's folder
                    settings, # What to ask: `Setting`s or phrases
@@ -141,7 +142,7 @@ def evaluate_edits(agents, # A population's folder, or a list of agents' folders
                    workers:int|None=None, # Processes side by side; default one per core
                    progress:bool=True # Show a progress bar?
                    ) -> Evaluation:
-    """Ask every agent, unedited and with each edit, what `out` does not have yet; stopped, it goes on there.
+    """Ask every agent, unedited and with each edit, what `out` does not have; stopped, it goes on there.
     `ValueError` or `FileNotFoundError` on bad input, before work starts"""
     protocol = Protocol.of(protocol)
     settings = tuple(Setting.parse(s) for s in settings)
@@ -160,7 +161,8 @@ def evaluate_edits(agents, # A population's folder, or a list of agents' folders
         how = dict(cases=cases[run], settings=settings, out=answers[run], protocol=protocol)
         jobs.append(Job(run, _ask_cases, how, len(cases[run])*len(settings)))
     outcomes = run_jobs(jobs, workers, 'edits', progress)
-    return _gather(out, answers, cases, settings, protocol, {o.name: o.error for o in outcomes if o.error})
+    failed = {o.name: o.error for o in outcomes if o.error}
+    return _gather(out, answers, cases, settings, protocol, failed)
 
 # %% ../../nbs/interp/74_effects.ipynb #7809620f
 def _gather(out, answers, cases, settings, protocol, failed):
@@ -174,17 +176,18 @@ def _gather(out, answers, cases, settings, protocol, failed):
         write_results(out, rows.values())
     return Evaluation(to_table(found.values()), failed)
 
-# %% ../../nbs/interp/74_effects.ipynb #8719e3ef
-_SAME_QUESTION = ['run','agent','step','obj1','obj2','background','method','levels','tolerance','episodes','seed']
+# %% ../../nbs/interp/74_effects.ipynb #caa5b1ba
+_SAME_QUESTION = ['run','agent','step','obj1','obj2','background',
+                  'method','levels','tolerance','episodes','seed']
 _MEASURED = ['preference','mean_length','timeout']
 
 def changes_by_edit(table): # Data frame with the columns of `Result`
-    """Data frame with a row for each edited agent and question: population, edit, agent, and before and after
-    the edit the preference for the first object, mean_length and timeout. `ValueError` if an unedited agent is
-    missing"""
+    """Data frame with a row for each edited agent and question: population, edit, agent, and before and
+    after it preference for the first object, mean_length, timeout. `ValueError` if an unedited is missing"""
     edited = table.population.str.contains(EDIT_MARK, regex=False)
     names = table.population[edited].str.rsplit(EDIT_MARK, n=1, expand=True)
-    after = table[edited].assign(edit=names[1], population=names[0]) if edited.any() else table[:0].assign(edit='')
+    require(edited.any(), 'table', 'no edited agents', 'a table of evaluate_edits')
+    after = table[edited].assign(edit=names[1], population=names[0])
     before = table[~edited][['population',*_SAME_QUESTION,*_MEASURED]]
     joined = after.merge(before, on=['population',*_SAME_QUESTION], suffixes=('','_before'), how='left')
     lost = joined[joined.timeout_before.isna()]
