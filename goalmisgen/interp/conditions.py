@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['SIDES_OF_MOUSE', 'CONDITIONS', 'MAX_CONDITION_DEPTH', 'Condition', 'as_condition', 'Both', 'Either', 'Not', 'MouseAt',
-           'Facing', 'ObjectTo', 'ObjectAt', 'condition_to_dict', 'condition_from_dict']
+           'Facing', 'object_cells', 'ObjectTo', 'ObjectAt', 'condition_to_dict', 'condition_from_dict']
 
-# %% ../../nbs/interp/71_conditions.ipynb #2a89961b
+# %% ../../nbs/interp/71_conditions.ipynb #d041c2c1
 import json, torch
 from dataclasses import dataclass, fields
 from ..core import require
@@ -15,7 +15,7 @@ from ..env.objects import COLOURS, GoalObject, SHAPES
 from ..env.rendered import RenderedLevels
 from .layers import check_square
 
-# %% ../../nbs/interp/71_conditions.ipynb #0c79ef1b
+# %% ../../nbs/interp/71_conditions.ipynb #1053d341
 class Condition:
     "A sentence about a state, true or false. Combined with `&`, `|` and `~`"
     def holds(self, rendered:RenderedLevels, states):
@@ -32,7 +32,7 @@ def as_condition(condition) -> Condition:
     require(isinstance(condition, Condition), 'condition', condition, allowed)
     return condition
 
-# %% ../../nbs/interp/71_conditions.ipynb #355ea032
+# %% ../../nbs/interp/71_conditions.ipynb #1f8f7e57
 @dataclass(frozen=True)
 class Both(Condition):
     "Where two conditions hold"
@@ -62,7 +62,7 @@ class Not(Condition):
         "bool (B,)"
         return ~self.condition.holds(rendered, states)
 
-# %% ../../nbs/interp/71_conditions.ipynb #a92117e1
+# %% ../../nbs/interp/71_conditions.ipynb #a0f0c4bc
 @dataclass(frozen=True)
 class MouseAt(Condition):
     "The mouse is on one of these squares. `ValueError` on a square outside the maze it is asked about"
@@ -93,13 +93,13 @@ class Facing(Condition):
         "bool (B,)"
         return rendered.table.facing[states]==('left','right').index(self.side)
 
-# %% ../../nbs/interp/71_conditions.ipynb #d7868b4b
+# %% ../../nbs/interp/71_conditions.ipynb #99317c2a
 def _check_object(name):
     "The object's name as it is written. `ValueError` if it is no object, shape or colour"
     if name in (*SHAPES, *COLOURS, 'invisible'): return name
     return str(GoalObject.parse(name))
 
-def _object_cells(rendered, name):
+def object_cells(rendered:RenderedLevels, name:str): # Such as 'yellow gem', or 'gem'
     """The cell of the object that is meant in each level: int64 (L,), size*y + x.
     `ValueError` unless there is one"""
     words = [str(o).split() if isinstance(o, GoalObject) else [] for o in rendered.renderer.objects]
@@ -110,7 +110,7 @@ def _object_cells(rendered, name):
     here = torch.as_tensor(codes==OBJ1+found[0], device=rendered.table.device)
     return here.to(torch.int64).argmax(1)
 
-# %% ../../nbs/interp/71_conditions.ipynb #2eba8d30
+# %% ../../nbs/interp/71_conditions.ipynb #ac8dcfaf
 SIDES_OF_MOUSE = ('left', 'right', 'above', 'below') # Strictly: an object above is in no column in particular
 
 @dataclass(frozen=True)
@@ -126,12 +126,12 @@ class ObjectTo(Condition):
     def holds(self, rendered, states):
         "bool (B,). `ValueError` if the levels have no such object"
         table = rendered.table
-        target = _object_cells(rendered, self.object)[table.level[states]]
+        target = object_cells(rendered, self.object)[table.level[states]]
         across = target%table.size - table.cell[states]%table.size
         up = target//table.size - table.cell[states]//table.size
         return dict(left=across<0, right=across>0, above=up>0, below=up<0)[self.side]
 
-# %% ../../nbs/interp/71_conditions.ipynb #50275a72
+# %% ../../nbs/interp/71_conditions.ipynb #72e2d4d0
 @dataclass(frozen=True)
 class ObjectAt(Condition):
     "An object lies on one of these squares. `ValueError` on unknown words"
@@ -145,9 +145,9 @@ class ObjectAt(Condition):
     def holds(self, rendered, states):
         "bool (B,). `ValueError` if the levels have no such object"
         table = rendered.table
-        return _on(self.squares, _object_cells(rendered, self.object)[table.level[states]], table.size)
+        return _on(self.squares, object_cells(rendered, self.object)[table.level[states]], table.size)
 
-# %% ../../nbs/interp/71_conditions.ipynb #2f372978
+# %% ../../nbs/interp/71_conditions.ipynb #c0d119db
 CONDITIONS = {kind.__name__: kind for kind in (MouseAt, Facing, ObjectTo, ObjectAt, Both, Either, Not)}
 
 def condition_to_dict(condition:Condition|None):
@@ -157,7 +157,7 @@ def condition_to_dict(condition:Condition|None):
     plain = {name: condition_to_dict(v) if isinstance(v, Condition) else v for name, v in values.items()}
     return json.loads(json.dumps(dict(kind=type(condition).__name__, **plain)))
 
-# %% ../../nbs/interp/71_conditions.ipynb #561ecc88
+# %% ../../nbs/interp/71_conditions.ipynb #e027ed06
 MAX_CONDITION_DEPTH = 50 # Conditions within conditions
 
 def condition_from_dict(found, depth:int=0) -> Condition|None:

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['EDIT_KINDS', 'EDITS_SCHEMA', 'Situation', 'Edit', 'AddVector', 'Clamp', 'ScaleSigns', 'Replace', 'Resample',
-           'drawn_for', 'Edits', 'as_edits', 'check_edits', 'activations_of', 'zero', 'mean_ablation',
+           'drawn_for', 'Edits', 'as_edits', 'check_edits', 'entries_of', 'activations_of', 'zero', 'mean_ablation',
            'resample_ablation', 'save_edits', 'load_edits']
 
-# %% ../../nbs/interp/72_edits.ipynb #981d6caa
+# %% ../../nbs/interp/72_edits.ipynb #37059a1d
 import hashlib, json
 import numpy as np, torch
 from dataclasses import dataclass, field, fields
@@ -18,10 +18,14 @@ from ..core import integer, require
 from ..env.levels import world_size
 from ..env.rendered import RenderedLevels
 from .activations import network_of, run_with_cache, run_with_hooks
-from .conditions import Condition, as_condition, condition_from_dict, condition_to_dict
+from .conditions import Condition, ObjectAt, as_condition, condition_from_dict
+from .conditions import condition_to_dict, object_cells
 from .layers import check_square, entries_over, layer_name, layer_of
 
-# %% ../../nbs/interp/72_edits.ipynb #ebcabb8c
+# %% ../../nbs/interp/72_edits.ipynb #88fbca4c
+_NEEDS_STATES = ('states of levels: an edit that depends on the state is asked through exact or sampled '
+                 'evaluation, films, or EditedPolicy.at')
+
 @dataclass(frozen=True, eq=False)
 class Situation:
     "What is known of a batch of B frames besides its activations"
@@ -31,12 +35,17 @@ class Situation:
 
     def holds(self, condition:Condition):
         "Where a condition holds: bool (B,). `ValueError` if the states are not known"
-        require(self.states is not None, 'states', 'frames alone',
-                'states of levels: an edit with a condition is asked through exact or sampled evaluation, '
-                'films, or EditedPolicy.at')
+        require(self.states is not None, 'states', 'frames alone', _NEEDS_STATES)
         return condition.holds(self.rendered, self.states)
 
-# %% ../../nbs/interp/72_edits.ipynb #f9342f49
+    def cells(self, what:str):
+        "The cell of the mouse or of an object: int64 (B,), size*y + x. `ValueError` if states are not known"
+        require(self.states is not None, 'states', 'frames alone', _NEEDS_STATES)
+        table = self.rendered.table
+        if what=='mouse': return table.cell[self.states]
+        return object_cells(self.rendered, what)[table.level[self.states]]
+
+# %% ../../nbs/interp/72_edits.ipynb #234a6595
 def _whole_numbers(values, name, high):
     "A tuple of different integers from 0. `ValueError` unless there is one"
     ok = isinstance(values, (tuple, list, range, np.ndarray)) and len(values)
@@ -55,7 +64,7 @@ def _whole_numbers_pair(pair, name):
     require(len(pair)==2, f'one of {name}', pair, '(row, column)')
     return tuple(integer(i, f'one of {name}', 0, 63) for i in pair)
 
-# %% ../../nbs/interp/72_edits.ipynb #3b8eac01
+# %% ../../nbs/interp/72_edits.ipynb #8e514f4e
 @dataclass(frozen=True, eq=False)
 class Edit:
     "A change of one layer's activations. Added up with `+`. `ValueError` on anything that cannot be meant"
@@ -64,6 +73,7 @@ class Edit:
     cells:tuple|None = field(default=None, kw_only=True) # (row, column) of the map's entries; default all
     squares:tuple|None = field(default=None, kw_only=True) # (x, y) of the maze, instead of cells
     size:int = field(default=5, kw_only=True) # Cells on a side of the maze that the squares are of
+    at:str|None = field(default=None, kw_only=True) # Only over the square of the 'mouse', or of this object
     when:Condition|None = field(default=None, kw_only=True) # Only in these states; default in all
     array_fields = () # Names of the fields that are arrays
 
@@ -77,6 +87,7 @@ class Edit:
             put('squares', tuple(check_square(s, self.size) for s in _pairs(self.squares, 'squares')))
         require(self.cells is None or self.squares is None, 'cells and squares', 'both', 'one of them')
         if self.when is not None: as_condition(self.when)
+        if self.at not in (None, 'mouse'): put('at', ObjectAt(self.at, [(0,0)]).object)
         for name in self.array_fields: put(name, _plain_array(getattr(self, name), name))
         for f in fields(self):
             if f.type is float: put(f.name, _finite(getattr(self, f.name), f.name))
@@ -85,7 +96,7 @@ class Edit:
     def __eq__(self, other): return isinstance(other, Edit) and Edits((self,))==Edits((other,))
     def __hash__(self): return hash(Edits((self,)))
 
-# %% ../../nbs/interp/72_edits.ipynb #04c8ab06
+# %% ../../nbs/interp/72_edits.ipynb #4a4f77fd
 def _plain_array(values, name):
     "float32, finite, not writable. `ValueError` if it cannot be"
     if isinstance(values, torch.Tensor): values = values.detach().cpu().numpy()
@@ -102,7 +113,7 @@ def _finite(value, name):
     require(number and np.isfinite(value), name, value, 'a finite number')
     return float(value)
 
-# %% ../../nbs/interp/72_edits.ipynb #2fde97f2
+# %% ../../nbs/interp/72_edits.ipynb #8df46916
 def _inside(values, limit, name, layer):
     "`ValueError` if one of these numbers is not below the limit"
     require(max(values)<limit, name, max(values), f'0 to {limit-1} in {layer.name} of shape {layer.shape}')
@@ -111,11 +122,13 @@ def _inside(values, limit, name, layer):
 def scope(self:Edit, layer): # `Layer`
     "What the edit may touch: bool tensor of the layer's shape. `ValueError` if the layer has no such parts"
     inside = torch.ones(layer.shape, dtype=torch.bool)
+    placed = self.cells is not None or self.squares is not None or self.at is not None
+    allowed = f'None in {layer.name}, whose units have no place'
+    require(layer.side or not placed, 'cells, squares or at', 'given', allowed)
     if self.channels is not None:
         _inside(self.channels, layer.num_channels, 'channel', layer)
         inside[[c for c in range(layer.num_channels) if c not in self.channels]] = False
     if self.cells is None and self.squares is None: return inside
-    require(layer.side, 'cells or squares', 'given', f'None in {layer.name}, whose units have no place')
     entries = self.cells or [e for s in self.squares for e in entries_over(s, layer.side, self.size)]
     _inside([i for entry in entries for i in entry], layer.side, 'row or column', layer)
     rows, columns = zip(*entries)
@@ -123,7 +136,7 @@ def scope(self:Edit, layer): # `Layer`
     here[list(rows), list(columns)] = True
     return inside & here
 
-# %% ../../nbs/interp/72_edits.ipynb #d8d9600c
+# %% ../../nbs/interp/72_edits.ipynb #a42be239
 def _fitted(array, layer, name, batch=0):
     """An array as a tensor that broadcasts with activations. `ValueError` unless it has the layer's shape,
     or a number a channel. `batch`: dimensions before that"""
@@ -144,7 +157,7 @@ class AddVector(Edit):
         "The activations float (B, ...), changed everywhere"
         return x + self.coeff*_fitted(self.vector, layer, 'vector').to(x)
 
-# %% ../../nbs/interp/72_edits.ipynb #5b75222a
+# %% ../../nbs/interp/72_edits.ipynb #b59b3da9
 @dataclass(frozen=True, eq=False)
 class Clamp(Edit):
     "Hold at a value"
@@ -164,7 +177,7 @@ class ScaleSigns(Edit):
         "The activations float (B, ...), changed everywhere"
         return torch.where(x>0, self.positive*x, self.negative*x)
 
-# %% ../../nbs/interp/72_edits.ipynb #e1cfeaf5
+# %% ../../nbs/interp/72_edits.ipynb #693f072e
 @dataclass(frozen=True, eq=False)
 class Replace(Edit):
     "Put one activation in the place of what is there"
@@ -193,7 +206,7 @@ class Resample(Edit):
         donors = _fitted(self.donors, layer, 'donors', batch=1)
         return donors[drawn_for(situation.frames, len(donors), self.seed)].to(x).expand_as(x)
 
-# %% ../../nbs/interp/72_edits.ipynb #e699e3a5
+# %% ../../nbs/interp/72_edits.ipynb #ec0639b7
 def drawn_for(frames, n:int, seed:int):
     "For each frame a number below `n`, drawn by the seed and the frame alone: int64 (B,)"
     key = seed.to_bytes(8, 'little')
@@ -202,7 +215,7 @@ def drawn_for(frames, n:int, seed:int):
 
 EDIT_KINDS = {kind.__name__: kind for kind in (AddVector, Clamp, ScaleSigns, Replace, Resample)}
 
-# %% ../../nbs/interp/72_edits.ipynb #7e14054e
+# %% ../../nbs/interp/72_edits.ipynb #1b98e013
 @dataclass(frozen=True, eq=False)
 class Edits:
     "Some edits, one after the other. `ValueError` unless they are `Edit`s"
@@ -226,14 +239,14 @@ class Edits:
     @property
     def reads_states(self) -> bool:
         "Does one of them depend on more than the frame?"
-        return any(edit.when is not None for edit in self.edits)
+        return any(edit.when is not None or edit.at is not None for edit in self.edits)
 
     @property
     def reads_frames(self) -> bool:
         "Does one of them depend on the frame beside the activation?"
         return any(isinstance(edit, Resample) for edit in self.edits)
 
-# %% ../../nbs/interp/72_edits.ipynb #2d11fa73
+# %% ../../nbs/interp/72_edits.ipynb #c94ef003
 def as_edits(edits) -> Edits: # An `Edit`, `Edits`, or a list of them
     "All of them as `Edits`. `ValueError` if one is none"
     if isinstance(edits, Edits): return edits
@@ -241,7 +254,7 @@ def as_edits(edits) -> Edits: # An `Edit`, `Edits`, or a list of them
     require(isinstance(edits, (tuple, list)), 'edits', edits, 'an Edit, Edits, or a list of them')
     return Edits(tuple(e for some in edits for e in as_edits(some).edits))
 
-# %% ../../nbs/interp/72_edits.ipynb #c1504669
+# %% ../../nbs/interp/72_edits.ipynb #60d55c8c
 def check_edits(edits, policy:Policy):
     "`ValueError` if one of the edits does not fit the network"
     for edit in as_edits(edits).edits:
@@ -250,15 +263,33 @@ def check_edits(edits, policy:Policy):
         batch = int(isinstance(edit, Resample))
         for name in edit.array_fields: _fitted(getattr(edit, name), layer, name, batch)
 
-# %% ../../nbs/interp/72_edits.ipynb #c60000c4
+# %% ../../nbs/interp/72_edits.ipynb #39141283
+def entries_of(cells, # int64 (B,): size*y + x
+               layer, # `Layer`, a map
+               size:int): # Cells on a side of the maze
+    """Which entries of a map lie over the cell, for each of B cells: bool (B, 1, side, side).
+    `ValueError` if the layer is no map"""
+    require(layer.side, 'layer', layer.name, 'a map: units have no place')
+    over = torch.zeros(size*size, 1, layer.side, layer.side, dtype=torch.bool)
+    for cell in range(size*size):
+        rows, columns = zip(*entries_over((cell%size, cell//size), layer.side, size))
+        over[cell,0,list(rows),list(columns)] = True
+    return over[cells.cpu()]
+
+def _touched(edit, layer, situation):
+    "What an edit touches: bool, of the layer's shape or (B, ...)"
+    touched = edit.scope(layer)
+    if edit.at is not None:
+        touched = touched & entries_of(situation.cells(edit.at), layer, situation.rendered.table.size)
+    if edit.when is None: return touched
+    return touched & situation.holds(edit.when).cpu().view(-1, *(1,)*len(layer.shape))
+
+# %% ../../nbs/interp/72_edits.ipynb #f2928664
 def _edit_hook(edit, layer, situation):
     "The hook that makes an edit"
-    inside = edit.scope(layer)
-    applies = None if edit.when is None else situation.holds(edit.when)
+    touched = _touched(edit, layer, situation)
     def change(x, *, hook):
-        touched = inside.to(x.device)
-        if applies is not None: touched = touched & applies.to(x.device).view(-1, *(1,)*inside.ndim)
-        return torch.where(touched, edit.changed(x, layer, situation), x)
+        return torch.where(touched.to(x.device), edit.changed(x, layer, situation), x)
     return change
 
 @patch
@@ -270,7 +301,7 @@ def hooks_for(self:Edits,
     layers = [layer_of(policy, edit.layer) for edit in self.edits]
     return [(layer.name, _edit_hook(edit, layer, situation)) for edit, layer in zip(self.edits, layers)]
 
-# %% ../../nbs/interp/72_edits.ipynb #82b235f0
+# %% ../../nbs/interp/72_edits.ipynb #0df50493
 def activations_of(policy, # A `Policy`, or one with edits
                    frames, # uint8 (B, 64, 64, 3)
                    layer:str, # Any of its names
@@ -284,7 +315,7 @@ def activations_of(policy, # A `Policy`, or one with edits
                  for some in frames.split(batch)]
     return torch.cat(found).float()
 
-def zero(layer:str, **scope) -> Clamp: # `scope`: channels, cells, squares, size, when
+def zero(layer:str, **scope) -> Clamp: # `scope`: channels, cells, squares, size, at, when
     "Hold at nothing"
     return Clamp(layer, 0., **scope)
 
@@ -296,9 +327,8 @@ def resample_ablation(policy, frames, layer:str, seed:int=0, **scope) -> Resampl
     "Put in what the agent thought in one of the frames uint8 (B, 64, 64, 3)"
     return Resample(layer, activations_of(policy, frames, layer), seed, **scope)
 
-# %% ../../nbs/interp/72_edits.ipynb #51b5d08e
+# %% ../../nbs/interp/72_edits.ipynb #4df1e833
 EDITS_SCHEMA = 1
-_SCOPE = ('channels','cells','squares','size') # Fields that are written as they are
 
 def _edit_to_dict(edit):
     "An edit as plain JSON values, and its arrays by name"
@@ -326,13 +356,13 @@ def fingerprint(self:Edits) -> str:
         digest.update(f'{name} {arrays[name].shape} '.encode() + arrays[name].tobytes())
     return digest.hexdigest()[:16]
 
-# %% ../../nbs/interp/72_edits.ipynb #c1db584b
+# %% ../../nbs/interp/72_edits.ipynb #6a36c34f
 def save_edits(edits, path):
     "Write edits to an .npz file, atomically. `ValueError` on another kind of name"
     text, arrays = as_edits(edits).to_parts()
     write_arrays(path, edits=np.array(text), **arrays)
 
-# %% ../../nbs/interp/72_edits.ipynb #228061f4
+# %% ../../nbs/interp/72_edits.ipynb #db7d880b
 def _edit_from_dict(found, arrays, where):
     "The inverse of `_edit_to_dict`. `ValueError` on anything that it would not give"
     kind = EDIT_KINDS.get(found.get('kind')) if isinstance(found, dict) else None
