@@ -15,7 +15,13 @@ from goalmisgen.quantilizers.grades import (
     visit_chi2,
 )
 from goalmisgen.quantilizers.playing import RandomHands, play_cars
-from goalmisgen.quantilizers.regularised import chi2_regularised, kl_regularised, time_kl
+from goalmisgen.quantilizers.regularised import (
+    chi2_regularised,
+    kl_policy_at,
+    kl_regularised,
+    time_kl,
+    time_visit_chi2,
+)
 from goalmisgen.quantilizers.reweighting import (
     WAYS,
     at_divergence,
@@ -190,6 +196,22 @@ def test_penalised_optima_are_optimal():
     assert worth[0] - 1e-3 <= worth[1] <= worth[0] + few.gap + 1e-2 and 0 <= more.gap < few.gap
     found = chain.evaluate_policy(base)
     assert worth[1] >= found.proxy
+
+
+def test_policies_at_a_distance_and_what_filters_can_do_more(small):
+    base, other = steady(small, 0.6), steady(small, 0.8)
+    table = small.returns_table(base, 0.5)
+    for amount in (0.3, 2.0):
+        probs, beta = kl_policy_at(small, base, amount)
+        assert np.isclose(time_kl(small, probs, base), amount, atol=1e-3) and beta > 0
+        reached = small.evaluate_policy(probs).proxy
+        filtered = weighted_summary(table, at_divergence(table, 'kl', amount))
+        assert reached <= filtered['proxy'] + 0.05, 'a filter may choose among lucky drives as well'
+        assert reached > small.evaluate_policy(base).proxy
+    found, at_base = small.evaluate_policy(other), small.evaluate_policy(base)
+    same = np.broadcast_to(other, (small.horizon, *other.shape))
+    by_time = time_visit_chi2(small, same, base)
+    assert np.isclose(by_time, visit_chi2(small, found.visits, other, at_base.visits, base), rtol=1e-3)
 
 
 def test_tails_of_known_shape():

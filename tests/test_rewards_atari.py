@@ -2,14 +2,18 @@
 where they are told, and the commands"""
 
 import json
+from dataclasses import replace
+from functools import partial
 
+import av
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from goalmisgen import cli
-from goalmisgen.rewards import commands, distances
+from goalmisgen.agents.weights import load_sealed
 from goalmisgen.pixels import small_screen
+from goalmisgen.rewards import commands, distances
 from goalmisgen.rewards.atari import (
     ATARI_GAMES,
     AtariScreen,
@@ -21,6 +25,12 @@ from goalmisgen.rewards.atari import (
     save_screens,
     scripted_player,
 )
+from goalmisgen.rewards.atari_agents import (
+    AtariAgentConfig,
+    LearnedScreenReward,
+    evaluate_points,
+    train_atari_agent,
+)
 from goalmisgen.rewards.screens import (
     ScreenConfig,
     fit_screens,
@@ -28,7 +38,6 @@ from goalmisgen.rewards.screens import (
     load_screen_model,
     overlay_saliency,
     reward_trace,
-    save_overlay,
     save_screen_model,
     score_share,
     score_spots,
@@ -123,11 +132,13 @@ def few():
 
 def test_collected_moments(few, tmp_path):
     assert np.bincount(few.rewards).tolist() == [4, 4]
-    changed = few.shown != few.filled
-    rows, columns = np.flatnonzero(changed.any((0, 1, 3))), np.flatnonzero(changed.any((0, 1, 2)))
-    assert rows.max() < 7 and columns.min() >= 18 and columns.max() < 43, (
-        'the views differ in the score alone'
-    )
+    for hidden in (few.filled, few.blurred):
+        changed = few.shown != hidden
+        rows, columns = np.flatnonzero(changed.any((0, 1, 3))), np.flatnonzero(changed.any((0, 1, 2)))
+        assert rows.max() < 7 and columns.min() >= 18 and columns.max() < 43, (
+            'the views differ in the score alone'
+        )
+    assert not np.array_equal(few.filled, few.blurred) and few.view('blur') is few.blurred
     rng = np.random.default_rng(
         3
     )  # played again: the moments with a reward are those in which points were won
@@ -143,10 +154,10 @@ def test_collected_moments(few, tmp_path):
             env.reset()
     assert np.array_equal(np.stack(found), few.shown[few.rewards == 1])
     save_screens(few, tmp_path / 'a.npz')
-    save_screens(Screens('pong', 0, 1, few.shown, few.filled, few.rewards), tmp_path / 'b.npz')
+    save_screens(replace(few, game='pong'), tmp_path / 'b.npz')
     with pytest.raises(ValueError, match='games in'):
         load_screens(tmp_path / 'a.npz', tmp_path / 'b.npz')
-    save_screens(Screens('breakout', 0, 1, few.shown, few.filled[:4], few.rewards), tmp_path / 'c.npz')
+    save_screens(replace(few, filled=few.filled[:4]), tmp_path / 'c.npz')
     with pytest.raises(ValueError, match='moments in'):
         load_screens(tmp_path / 'c.npz')
     with pytest.raises(RuntimeError, match='moments with a reward in'):
@@ -157,7 +168,7 @@ def test_collected_moments(few, tmp_path):
 class Looks(torch.nn.Module):
     "A model that pays the mean brightness of a patch of the last screen"
 
-    def __init__(self, rows, columns):
+    def __init__(self, rows=slice(2, 5), columns=slice(24, 36)):
         super().__init__()
         self.rows, self.columns = rows, columns
 
@@ -206,7 +217,7 @@ def test_accuracy_is_of_the_nearest_reward():
 def test_fit_learns_and_repeats(tmp_path):
     rewards = np.tile(np.array([0, 1], np.int8), 20)
     bright = np.broadcast_to((255 * (rewards != 0))[:, None, None, None], (40, 4, 84, 84)).astype(np.uint8)
-    data = Screens('pong', 0, 1, bright, bright, rewards)
+    data = Screens('pong', 0, 1, bright, bright, bright, rewards)
     config = ScreenConfig(epochs=4, batch=10, learning_rate=1e-3)
     net, again = fit_screens(data, config), fit_screens(data, config)
     paid = screen_rewards(net, bright)
@@ -216,7 +227,7 @@ def test_fit_learns_and_repeats(tmp_path):
     loaded, its_config, game = load_screen_model(tmp_path / 'm.npz')
     assert (its_config, game) == (config, 'pong') and np.array_equal(screen_rewards(loaded, bright), paid)
     with pytest.raises(ValueError, match='share of moments'):
-        fit_screens(Screens('pong', 0, 1, bright, bright, rewards * 0), config)
+        fit_screens(replace(data, rewards=rewards * 0), config)
     with pytest.raises(ValueError, match='screens'):
         screen_rewards(net, bright[:, :2])
 
@@ -239,10 +250,6 @@ def test_traces_and_films(tmp_path, played):
         and not added[150:].any()
     )
     assert added[105, 80] == added.max() > 100
-    save_overlay(np.stack([frame, over]), tmp_path / 'f.gif', 4)
-    assert Image.open(tmp_path / 'f.gif').n_frames == 2
-    with pytest.raises(ValueError, match='ends in .gif'):
-        save_overlay([frame], tmp_path / 'f.mp4')
 
 
 def typed(*args):
@@ -272,7 +279,13 @@ def test_help(name, capsys):
         (('atari-fit', '.', 'pong'), 'see atari-data'),
         (('reward-agents', '.', '--agents', '6'), 'agents'),
         (('reward-scenes', 'none.npz'), 'No such file'),
-        (('atari-film', 'm.npz', 'f.avi'), 'ends in .gif'),
+        (('atari-film', 'm.npz', 'f.avi'), '.gif: an animation; .mp4: a video'),
+        (('atari-film', 'none.npz', 'f.gif'), 'No such file'),
+        (('reward-data', 'x.npz', '--walker', 'cat'), 'expert, ppo'),
+        (('atari-agents', 'chess'), 'breakout, seaquest'),
+        (('atari-agents', 'pong', '.', '--score', 'dim'), 'show, fill, blur'),
+        (('atari-agents', 'pong', '.', '--reward', 'none.npz'), 'No such file'),
+        (('atari-agents', 'pong', '.', '--config.batch', '100'), 'a divisor of envs*rollout'),
     ],
 )
 def test_bad_input_is_said_in_a_line(tmp_path, monkeypatch, capsys, args, message):
@@ -328,6 +341,119 @@ def test_agents_command(tmp_path, capsys):
     assert typed(*command) == 0 and '0 of 4 agents' in capsys.readouterr().out
 
 
+def test_agent_walks_for_data(tmp_path, capsys):
+    command = ('reward-data', tmp_path / 'x.npz', '--walker', 'ppo', '--count', '300')
+    assert typed(*command, '--agent.steps', '64', '--agent.rollout', '64') == 0
+    said = capsys.readouterr().out
+    assert 'an agent with a true return of' in said and '300 transitions' in said
+
+
+def test_points_are_the_emulators():
+    "Five lives of somebody who never moves: the game is played again, frame by frame"
+    still = lambda screens: np.eye(4)[[0]]
+    found = evaluate_points(still, 'breakout', games=2, seed=3)
+    raw = make_raw_game('breakout')
+    for game in range(2):
+        raw.reset(seed=3 + game)
+        points = steps = 0
+        for _ in range(raw.unwrapped.np_random.integers(31)):
+            raw.step(0)
+        over = False
+        while not over:
+            raw.step(1)
+            lives = raw.unwrapped.ale.lives()
+            while not over and raw.unwrapped.ale.lives() == lives:
+                for _ in range(4):
+                    _, reward, over, *_ = raw.step(0)
+                    points += reward
+                    if over:
+                        break
+                steps += 1
+            raw.step(0)
+        row = found.loc[game]
+        assert (row.points, row.length, row.lives) == (points, steps, 5) and np.isnan(row.learned)
+    cut = evaluate_points(still, 'breakout', seed=3, games=1, max_steps=7, reward=(Looks(), 'show'))
+    assert cut.length[0] == 7 and cut.learned[0] != 0
+
+
+def test_a_game_goes_on_where_it_was(played):
+    "Its console, and whatever it will draw at the next reset"
+    for name in ('breakout', 'pong'):
+        one, other = AtariScreen(name, life_ends=True), AtariScreen(name, life_ends=True)
+        one.reset(seed=5)
+        for _ in range(20):
+            one.advance(3)
+        other.load_state_dict(one.state_dict())
+        for t in range(90):
+            results = [env.step(3) for env in (one, other)]
+            assert results[0][1:4] == results[1][1:4]
+            if results[0][2] or t == 60:
+                for env in (one, other):
+                    env.over = t == 60
+                    env.reset()
+        assert np.array_equal(one.observe(), other.observe()) and np.array_equal(one.ram, other.ram)
+
+
+TINY = AtariAgentConfig(
+    steps=192, envs=2, rollout=32, epochs=1, batch=64, evaluate_every=128, games=1, save_every=128
+)
+
+
+def test_atari_agent_is_stopped_damaged_and_mixed_up(tmp_path, monkeypatch):
+    "What was stopped is, in the end, what was not; it is paid by the model and judged by points"
+    from goalmisgen.rewards import atari_agents
+
+    judged = []
+    monkeypatch.setattr(
+        atari_agents,
+        'evaluate_points',
+        lambda policy, *args: judged.append(args) or pd.DataFrame([dict(game=0, points=len(judged))]),
+    )
+    reward = Looks(slice(60, 80), slice(0, 84)), 'fill'
+    train = lambda folder, stop=lambda: False, **kwargs: train_atari_agent(
+        'breakout', tmp_path / folder, **{**dict(reward=reward, config=TINY), **kwargs}, stop=stop
+    )
+    before = torch.get_rng_state().tolist(), np.random.get_state()[1].tolist()
+    whole = train('whole')
+    assert whole.steps.tolist() == [0, 128, 192] and judged[0][:3] == ('breakout', 'show', 1)
+    for asked in ([False, True], [False, False, True]):
+        assert train('parts', partial(next, iter(asked), False)) is None
+        assert len(pd.read_csv(tmp_path / 'parts/curve.csv')) in (1, 2)
+    train('parts')
+    assert before == (torch.get_rng_state().tolist(), np.random.get_state()[1].tolist())
+    ends = [load_sealed(tmp_path / name / 'checkpoint.pt') for name in ('whole', 'parts')]
+    assert all(torch.equal(v, ends[1]['policy'][k]) for k, v in ends[0]['policy'].items())
+    assert torch.equal(ends[0]['games'][1]['console'], ends[1]['games'][1]['console'])
+    by_points = train('points', reward=None)
+    assert len(by_points) == 3 and not all(
+        torch.equal(v, ends[0]['policy'][k])
+        for k, v in load_sealed(tmp_path / 'points/checkpoint.pt')['policy'].items()
+    )
+    with pytest.raises(ValueError, match='agent in'):
+        train('whole', seed=1)
+    path = tmp_path / 'parts/checkpoint.pt'
+    path.write_bytes(path.read_bytes()[:-90])
+    with pytest.raises(ValueError, match='not a readable checkpoint'):
+        train('parts')
+
+
+def test_learned_screen_reward_keeps_the_truth():
+    env = LearnedScreenReward(AtariScreen('breakout', 'fill', clip=True, life_ends=True), Looks(), 'show')
+    env.reset(seed=0)
+    ends = 0
+    for _ in range(120):
+        screens, paid, ended, _, info = env.step(0)
+        seen = env.env.observe('show')
+        assert np.isclose(paid, screen_rewards(Looks(), seen[None])[0])
+        assert info['true_reward'] == np.sign(info['points']) and not np.array_equal(screens, seen)
+        if ended:
+            ends += 1
+            env.reset()
+    assert ends, 'the last screens of a life are paid too, not those of the next'
+    with pytest.raises(ValueError, match='show, fill, blur'):
+        LearnedScreenReward(env.env, Looks(), 'dim')
+
+
 def test_atari_commands_from_play_to_film(tmp_path, capsys):
     data, models = tmp_path / 'data', tmp_path / 'models'
     command = (
@@ -359,16 +485,36 @@ def test_atari_commands_from_play_to_film(tmp_path, capsys):
         '1',
         '--workers',
         '1',
+        '--count',
+        '4',
+        '--scores',
+        'show',
+        'blur',
     )
     assert typed(*fit) == 0 and '2 of 2 models' in capsys.readouterr().out
     rows = [json.loads(p.read_text()) for p in models.glob('*.json')]
-    assert {r['score'] for r in rows} == {'show', 'fill'} and all(
-        r['trained_on'] == 8 and r['moments'] == 4 for r in rows
+    assert {r['score'] for r in rows} == {'show', 'blur'} and all(
+        r['trained_on'] == 4 and r['moments'] == 4 for r in rows
     )
-    assert (
-        typed(
-            'atari-film', next(models.glob('*show*.npz')), tmp_path / 'f.gif', '--steps', '2', '--every', '2'
-        )
-        == 0
+    assert typed(*fit[:-4], '6') == 2 and 'the first pieces: 4, 8' in capsys.readouterr().err
+    model, film = next(models.glob('*show*.npz')), tmp_path / 'f.mp4'
+    assert typed('atari-film', model, film, '--steps', '3', '--every', '2', '--ms', '600') == 0
+    with av.open(str(film)) as box:
+        assert [(p.width, p.height) for p in box.decode(video=0)] == [(320, 420)] * 3  # the last stays on
+    agents = tmp_path / 'agents'
+    command = ('atari-agents', 'breakout', agents, '--reward', model, '--workers', '1', '--config.games', '1')
+    command += (
+        '--config.steps',
+        '32',
+        '--config.envs',
+        '1',
+        '--config.rollout',
+        '32',
+        '--config.batch',
+        '32',
     )
-    assert (tmp_path / 'f.gif').exists()
+    assert typed(*command) == 0 and '1 of 1 agents' in capsys.readouterr().out
+    assert typed(*command) == 0 and '0 of 1 agents' in capsys.readouterr().out
+    curve = pd.read_csv(next(agents.glob('*.csv')))
+    assert curve.steps.tolist() == [0, 32] and curve[['points', 'learned']].notna().all(None)
+    assert typed(*command[:1], 'pong', *command[2:]) == 2 and 'game of' in capsys.readouterr().err

@@ -11,12 +11,14 @@ from dataclasses import dataclass, replace
 from fastcore.basics import patch
 from typing import Annotated
 from .forward import answer_all, forward_for
+from .replay import LevelReplay
 from .training import PRECISIONS, Learner, Seeds
 from .training_levels import MAX_LISTED_LEVELS, can_list, draw_level_seeds, settle_levels
 from .training_levels import training_distribution, training_levels
 from ..core import Bounds, OneOf, check_fields, require
-from ..env.chain import Solver
+from ..env.chain import Solver, optimal_return
 from ..env.distributions import sample_levels
+from ..env.levels import distances
 from ..env.objects import BACKGROUNDS
 from ..env.rendered import render_levels
 from ..env.table import ACTION_MOVES, MOVES
@@ -36,6 +38,9 @@ class ExactPPOConfig:
     batch_size:Annotated[int, Bounds(1)] = 256 # States drawn for each gradient step
     lr:Annotated[float, Bounds(above=0, high=1e6)] = 1.5e-3 # Adam's learning rate; it falls to 0 linearly
     uniform:Annotated[float, Bounds(0, 1)] = 0. # Share of states drawn evenly instead of by visits
+    replay:Annotated[float, Bounds(0, 1)] = 0. # Share of a round's fresh levels that are replayed by regret
+    replay_size:Annotated[int, Bounds(1)] = 1000 # Levels that are remembered for replay
+    replay_temperature:Annotated[float, Bounds(above=0)] = 1. # Of their ranks: small for the worst alone
     gamma:Annotated[float, Bounds(0, below=1)] = .999 # Discount
     clip:Annotated[float, Bounds(above=0)] = .2 # PPO's clipping range of the probability ratio
     entropy:Annotated[float, Bounds(0)] = .02 # Weight of the entropy bonus
@@ -43,13 +48,15 @@ class ExactPPOConfig:
     precision:Annotated[str, OneOf(*PRECISIONS)] = 'auto' # bfloat16, float32, or auto: what is faster
     checkpoint_every:Annotated[int, Bounds(1)] = 3 # Solutions between two checkpoints
 
-    added_fields = ('levels', 'uniform')
+    added_fields = ('levels', 'uniform', 'replay', 'replay_size', 'replay_temperature')
 
     def __post_init__(self):
         check_fields(self)
         settle_levels(self)
         listable = not self.num_levels or can_list(training_distribution(self), self.num_levels)
         require(listable, 'num_levels', self.num_levels, f'0 for fresh levels, or 1 to {MAX_LISTED_LEVELS}')
+        listed = can_list(training_distribution(self), self.num_levels)
+        require(not (self.replay and listed), 'replay', self.replay, '0 where levels are listed')
 
 # %% ../../nbs/agents/14_exact_ppo.ipynb #1c333c5c
 class ExactWorld:
@@ -72,7 +79,7 @@ class ExactWorld:
 class ExactPPO(Learner, config=ExactPPOConfig):
     "One agent in training. `learn` does one round; `done` tells when to stop"
     algorithm = 'exact-advantage PPO'
-    checkpoint_attrs = ('order_rng', 'state_rng', 'order')
+    checkpoint_attrs = ('order_rng', 'state_rng', 'order', 'replay')
     columns = ('updates', 'value', 'length', 'advantage')
     untrained = ('fc_value.weight', 'fc_value.bias')
 
@@ -86,6 +93,7 @@ class ExactPPO(Learner, config=ExactPPOConfig):
         self.order_rng = torch.Generator().manual_seed(2*seeds.of('levels'))
         self.state_rng = torch.Generator().manual_seed(2*seeds.of('sampling')+1)
         self.order = torch.zeros(0, dtype=torch.int64) # Listed levels still to come
+        self.replay = LevelReplay(config.replay_size, config.replay_temperature) if config.replay else None
         if self.listed: self.enter(world or ExactWorld(config, device))
 
     def enter(self, world:ExactWorld):
@@ -136,8 +144,9 @@ def _deal(self:ExactPPO, n):
 
 @patch
 def _enter_fresh_world(self:ExactPPO, n):
-    "A world of `n` fresh levels; all of its levels"
-    seeds = draw_level_seeds(n, self.order_rng)
+    "A world of `n` fresh levels, or some of them replayed; all of its levels"
+    again = self.replay.draw(round(self.config.replay*n), self.order_rng) if self.replay else self.order
+    seeds = torch.cat([again, draw_level_seeds(n-len(again), self.order_rng)])
     self.enter(ExactWorld(self.config, self.device, sample_levels(self.distribution, seeds.numpy())))
     return torch.arange(n)
 
@@ -187,8 +196,17 @@ def solve_batch(self:ExactPPO) -> ExactBatch:
     log_probs = self.logits_no_grad(states).log_softmax(1)
     self.require_finite([log_probs], 'the policy is')
     move_probs = log_probs.double().exp() @ self.world.action_moves
-    return self.batch_from(levels, states, log_probs, self.world.solver.solve(levels, move_probs,
-                                                                              self.config.gamma))
+    solution = self.world.solver.solve(levels, move_probs, self.config.gamma)
+    if self.replay is not None: self._note_regret(states, solution[1])
+    return self.batch_from(levels, states, log_probs, solution)
+
+@patch
+def _note_regret(self:ExactPPO, states, values):
+    "Tell the replay what the policy misses on the levels of this world"
+    table = self.world.table
+    at_start = torch.isin(states, table.start)
+    best = optimal_return(distances(table.levels), table.rewards[0], self.config.gamma)
+    self.replay.update(torch.as_tensor(table.levels.seeds), torch.as_tensor(best)-values[at_start].cpu())
 
 # %% ../../nbs/agents/14_exact_ppo.ipynb #cfa94e69
 def exact_loss(log_probs, old_log_probs, advantages, share, config:ExactPPOConfig):

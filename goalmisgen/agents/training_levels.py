@@ -72,7 +72,7 @@ def draw_level_seeds(n:int, rng:torch.Generator):
     "Level seeds for training: int64 (n,)"
     return torch.randint(FIRST_UNSEEN, (n,), generator=rng)
 
-def unseen_levels(distribution, n:int=EXAM_SIZE, first:int=FIRST_UNSEEN):
+def unseen_levels(distribution, n:int, first:int=FIRST_UNSEEN):
     "`n` levels of a distribution that no training on fresh levels can have met"
     return sample_levels(distribution, np.arange(first, first+n))
 
@@ -82,7 +82,7 @@ def exam_levels(config):
     distribution = training_distribution(config)
     if can_list(distribution, config.num_levels):
         return training_levels(distribution, config.background, config.num_levels)
-    levels = unseen_levels(distribution)
+    levels = unseen_levels(distribution, EXAM_SIZE)
     return levels, torch.full((len(levels),), 1/len(levels), dtype=torch.float64)
 
 def examine(policy, config) -> dict:

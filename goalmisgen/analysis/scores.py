@@ -152,8 +152,8 @@ def _identity_of(folder, population:str, count:int|None=None) -> tuple:
     manifest = read_json(Path(folder)/'manifest.json')
     config = manifest['config']
     size = config.get('size', 5)
-    require(size == 5, f'size of {folder}', size,
-            '5: the training levels asked about are those of 5 by 5 cells')
+    require(size == 5 and not config.get('levels'), f'levels of {folder}', config.get('levels') or size,
+            "5, the paper's: the training levels asked about are those of 5 by 5 cells")
     goal, background = config['goal'], config['background']
     levels, _ = sample_training_levels(background, count)
     return SCORES_SCHEMA, population, manifest['seeds']['agent'], goal, background, len(levels)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MAX_PLACES', 'LEVELS_PER_BATCH', 'move_probs', 'Endings', 'absorption', 'shortest_path_moves', 'absorption_backwards',
-           'Solver']
+           'Solver', 'optimal_return']
 
 # %% ../../nbs/env/06_chain.ipynb #851a0d0a
 import numpy as np, torch
@@ -196,3 +196,8 @@ def solve(self:Solver,
         parts = self._solve_batch(levels[some], ids[some,:rows], probs[some,:rows], gamma)
         for whole,part in zip(solution, parts): whole[some,:rows] = part
     return tuple(whole[live] for whole in solution)
+
+# %% ../../nbs/env/06_chain.ipynb #d9a7614b
+def optimal_return(steps, reward:float=10., gamma:float=.999): # steps: float (N,), shortest paths
+    "Discounted return of a shortest path to the reward: float64 (N,), 0 where there is no way"
+    return np.where(np.isfinite(steps), reward*gamma**(steps-1), 0)

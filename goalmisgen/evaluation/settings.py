@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PAPER', 'DATASET_512', 'against_gem', 'line_pairs', 'PaperPopulation', 'find_settings', 'first_question',
-           'shifted_world', 'settings_for', 'draw_settings']
+           'shifted_world', 'goal_settings', 'settings_for', 'draw_settings']
 
 # %% ../../nbs/evaluation/24_settings.ipynb #c6b59944
 from dataclasses import dataclass, replace
@@ -13,7 +13,7 @@ from ..env.distributions import CORNERS, distribution_text, parse_distribution
 from ..env.levels import MazeSpec
 from ..env.objects import COLOURS, GoalObject
 from ..env.pictures import object_name
-from .questions import Setting, thing_icon
+from .questions import NOTHING, Setting, thing_icon
 from ..style import SOFT, style
 
 # %% ../../nbs/evaluation/24_settings.ipynb #cc9eb8dc
@@ -109,6 +109,14 @@ def shifted_world(levels:str) -> str:
     family = world if isinstance(world, MazeSpec) else world.specs[0]
     return distribution_text(replace(family, region=None))
 
+# %% ../../nbs/evaluation/24_settings.ipynb #326e6e35
+def goal_settings(goal:str, # What was rewarded, such as 'cheese'
+                  proxy:str=CORNERS[0], # What coincided with it: one of `CORNERS`, or another object
+                  background:str='black', world:str='') -> dict: # As of `Setting`
+    "The three settings, by name. `ValueError` on an unknown goal, proxy, background or world"
+    pairs = {'goal alone': (goal, NOTHING), 'goal and proxy': (goal, proxy), 'proxy alone': (NOTHING, proxy)}
+    return {name: Setting(*pair, background, world) for name, pair in pairs.items()}
+
 # %% ../../nbs/evaluation/24_settings.ipynb #4893a96c
 def _one(values, what):
     "The value that agents share, None if it is not known. `ValueError` if they differ"
@@ -119,7 +127,7 @@ def _one(values, what):
 
 # %% ../../nbs/evaluation/24_settings.ipynb #46bafc78
 def settings_for(files, # `AgentFile`s
-                 names=None, # As `find_settings` takes them; default the agents' first question
+                 names=None, # As `find_settings`, or 'goals'; default the agents' first question
                  background:str|None=None # Of phrases that name none; default the agents' own
                  ) -> tuple:
     "The settings that agents are asked. `ValueError` if it depends on the agents and they differ"
@@ -128,8 +136,17 @@ def settings_for(files, # `AgentFile`s
         world = shifted_world(_one((f.levels for f in files), 'levels') or '')
         return (first_question(goal, _home(files, background), world),)
     names = [names] if isinstance(names, (str,Setting)) else list(names)
+    names = [setting for n in names for setting in (_own_goals(files, background) if n=='goals' else [n])]
     without_background = [n for n in names if isinstance(n, str) and n not in PAPER and ' on ' not in n]
     return find_settings(names, _home(files, background) if without_background else 'black')
+
+# %% ../../nbs/evaluation/24_settings.ipynb #38a35a19
+def _own_goals(files, background):
+    "The `goal_settings` of these agents, in the shifted world. `ValueError` if they have no goal in common"
+    goal = _one((f.goal for f in files), 'goal')
+    require(goal, 'goals', 'of agents whose training is not known', 'settings in words')
+    world = shifted_world(_one((f.levels for f in files), 'levels') or '')
+    return goal_settings(goal, CORNERS[0], _home(files, background), world).values()
 
 # %% ../../nbs/evaluation/24_settings.ipynb #bdcd91c7
 def _home(files, background):

@@ -28,14 +28,18 @@ def make_synthetic(task:str, n:int, seed:int):
 
 # %% ../../nbs/quantilizers/67_commands.ipynb #b76dbad1
 def read_any(path, task:str):
-    """Demonstrations from a file of ours, a published npz, a Minari HDF5 file
+    """Demonstrations from a file of ours, a published npz, a Minari HDF5 file or its data set's folder,
     or a folder of the Atari Grand Challenge"""
     from goalmisgen.arrays import read_arrays
     from goalmisgen.quantilizers.demos import MAX_DEMOS_FILE, load_demos
-    from goalmisgen.quantilizers.readers import read_grand_challenge, read_minari, read_padded
+    from goalmisgen.quantilizers.readers import minari_file, read_grand_challenge, read_minari, read_padded
     path = Path(path)
-    if path.is_dir(): return read_grand_challenge(path)
-    if path.suffix in ('.hdf5', '.h5'): return read_minari(path, task)
+    if path.suffix in ('.hdf5', '.h5') or minari_file(path): return read_minari(path, task)
+    if path.is_dir():
+        inside = sorted(entry.name for entry in path.iterdir())
+        require('trajectories' in inside, f'content of {path}', inside[:5],
+                "trajectories of the Atari Grand Challenge, or data/main_data.hdf5 of Minari")
+        return read_grand_challenge(path)
     return load_demos(path) if 'about' in read_arrays(path, MAX_DEMOS_FILE) else read_padded(path, task)
 
 # %% ../../nbs/quantilizers/67_commands.ipynb #a980988b
@@ -107,9 +111,11 @@ class QuantilizeCommand:
         first = integer(self.first, 'first', 0, 2**31-1)
         seeds = range(first, first+integer(self.seeds, 'seeds', 1, 10_000))
         demos = self._demonstrations()
+        require(demos.task==self.task, f'task of {self.folder}', demos.task, self.task)
         verbs = [verb for verb in ('train','test') if verb in self.do]
         if verbs: run_sweep(self.folder, demos, config, seeds, verbs, self.workers)
         table = sweep_table(self.folder)
+        require(len(table) or 'plot' not in self.do, f'episodes in {self.folder}', 'none', 'some: test first')
         if len(table): print(sweep_summary(table).round(3).to_string(index=False))
         if 'plot' in self.do:
             from goalmisgen.quantilizers.figures import save_sweep_figures
@@ -120,8 +126,11 @@ class QuantilizeCommand:
         from goalmisgen.quantilizers.demos import load_demos
         if self.demos: return gather_demos(self.demos, self.task)
         kept = self.folder/'demos.npz'
-        if kept.exists(): return load_demos(kept)
-        return make_synthetic(self.task, integer(self.synthetic, 'synthetic', 1), self.demo_seed)
+        if not kept.exists():
+            return make_synthetic(self.task, integer(self.synthetic, 'synthetic', 1), self.demo_seed)
+        demos = load_demos(kept)
+        print(f'{len(demos)} demonstrations: {kept}')
+        return demos
 
 # %% ../../nbs/quantilizers/67_commands.ipynb #eff6a734
 QUANTILIZER_COMMANDS = {'quantilize': QuantilizeCommand, 'demonstrate': DemonstrateCommand}

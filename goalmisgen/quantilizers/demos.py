@@ -39,6 +39,9 @@ class Demos:
                 (steps, len(task.keys)))
         require((self.keys<np.array(task.num_keys)).all(), 'keys', int(self.keys.max()),
                 f'below {task.num_keys}')
+        pixels = self.observations.dtype.kind=='u'
+        require(pixels or np.isfinite(self.observations).all(), 'observations', 'nan or infinite',
+                'finite numbers')
         for name in ('proxy','true'):
             values = getattr(self, name)
             require(values.shape==(steps,) and np.isfinite(values).all(), f'{name} rewards', values,

@@ -11,7 +11,7 @@ import numpy as np
 from pathlib import Path
 from ..core import require
 from .demos import Demos
-from .sweep import SWEEP_COLUMNS
+from .sweep import SWEEP_COLUMNS, load_quantilizers
 from .tasks import find_task
 from ..style import INK, SERIES, SOFT, save_figure, style
 
@@ -157,7 +157,10 @@ def save_sweep_figures(folder, table, demos:Demos, kind:str='.svg') -> list:
     "Draw a sweep into `folder`/figures; the paths"
     made = dict(means=plot_sweep(table), boxes=plot_boxes(table), distributions=plot_distributions(table),
                 demonstrations=plot_demos(demos))
-    if demos.observations.ndim==2: made['observations'] = plot_pca({'demonstrated': demos})
+    if demos.observations.ndim==2:
+        made['observations'] = plot_pca({'demonstrated': demos})
+        networks = sorted(Path(folder).glob('models/seed-*.safetensors'))
+        if networks: made['keys'] = plot_confusion(key_confusion(demos, load_quantilizers(networks[0])))
     import matplotlib.pyplot as plt
     paths = [save_figure(fig, Path(folder)/'figures'/f'{name}{kind}') for name,fig in made.items()]
     for fig in made.values(): plt.close(fig)

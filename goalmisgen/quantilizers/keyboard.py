@@ -109,9 +109,10 @@ def play_window(task:str, # mountain_car, hopper or pinball
     "Play a task in a window and keep whole episodes at `path`; how many the file then holds"
     before = check_recording(path, find_task(task).name)
     integer(fps, 'fps', 1, 1000)
+    if episodes is not None: integer(episodes, 'episodes', 1)
     pygame = need('pygame', 'play')
     recorder = Recorder(task, len(before or ()) if seed is None else seed, horizon)
-    pygame.init()
+    pygame.display.init()
     try: _window_loop(pygame, recorder, path, before, episodes, fps, integer(scale, 'scale', 1, 10))
     finally: pygame.quit()
     return len(before or ())+len(recorder.kept)

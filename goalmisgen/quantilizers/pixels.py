@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from ..core import integer, plain_numbers, require
 from .demos import Demos, check_q, top_quantile
+from .playing import FittedSet
 from .tasks import find_task
 
 # %% ../../nbs/quantilizers/64_pixels.ipynb #48465d61
@@ -39,14 +40,9 @@ def pixel_network(num_keys:int=9):
 
 # %% ../../nbs/quantilizers/64_pixels.ipynb #4cc61be1
 @dataclass(frozen=True, eq=False)
-class PixelQuantilizers:
-    "M imitators of the best q of some pinball demonstrations"
-    task:str # Name of the task
-    qs:tuple # M fractions
-    seeds:tuple # M seeds
+class PixelQuantilizers(FittedSet):
+    "M imitators of the best q of some pinball demonstrations: `task`, `qs` and `seeds`, and their networks"
     networks:list = field(repr=False) # M networks
-
-    def __len__(self): return len(self.qs)
 
     @torch.no_grad()
     def probs(self, observations): # uint8 (M, B, 4, 84, 84)
@@ -54,10 +50,6 @@ class PixelQuantilizers:
         frames = torch.as_tensor(np.asarray(observations), dtype=torch.float32)/255
         return np.stack([net(part).double().softmax(-1).numpy()
                          for net,part in zip(self.networks, frames)])[:,:,None]
-
-    def streams(self):
-        "For each quantilizer, whole numbers that set its luck apart from the others': list of M tuples"
-        return [(seed, round(q*2**32)) for q,seed in zip(self.qs, self.seeds)]
 
 # %% ../../nbs/quantilizers/64_pixels.ipynb #8e181390
 def fit_pixel_clone(demos:Demos, seed:int, config:PixelConfig|None=None, report=lambda steps: None,

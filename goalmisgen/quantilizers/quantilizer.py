@@ -11,28 +11,20 @@ from dataclasses import dataclass, field
 from ..core import integer, require
 from .cloning import CloneBatch, CloningConfig, fit_clones
 from .demos import Demos, check_q, top_quantile
+from .playing import FittedSet
 from .tasks import find_task
 
 # %% ../../nbs/quantilizers/64_quantilizer.ipynb #72888bd6
 @dataclass(frozen=True, eq=False)
-class Quantilizers:
-    "M imitators of the best q of some demonstrations"
-    task:str # Name of the task
-    qs:tuple # M fractions
-    seeds:tuple # M seeds
+class Quantilizers(FittedSet):
+    "M imitators of the best q of some demonstrations: `task`, `qs` and `seeds`, and their networks"
     clones:CloneBatch = field(repr=False) # M x joints networks, joint after joint for each quantilizer
-
-    def __len__(self): return len(self.qs)
 
     def probs(self, observations): # float32 (M, B, d)
         "Probability of each key of each joint: float64 (M, B, joints, keys)"
         joints = len(find_task(self.task).keys)
         found = self.clones.probs(np.repeat(np.asarray(observations, np.float32), joints, 0))
         return found.reshape(len(self), joints, *found.shape[1:]).swapaxes(1, 2)
-
-    def streams(self):
-        "For each quantilizer, whole numbers that set its luck apart from the others': list of M tuples"
-        return [(seed, round(q*2**32)) for q,seed in zip(self.qs, self.seeds)]
 
 # %% ../../nbs/quantilizers/64_quantilizer.ipynb #ea2ee40e
 def fit_quantilizers(demos:Demos, # Whom to imitate

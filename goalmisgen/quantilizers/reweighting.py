@@ -28,16 +28,17 @@ class ReturnsTable:
     solved:np.ndarray # bool (n,): was the flag reached?
 
 # %% ../../nbs/quantilizers/65_reweighting.ipynb #3deeaa91
-def _shifted(mass, cells):
-    """Rows of `mass` (S, U) moved up by `cells` (S,) bins, shared between two bins
-    where that is no whole number"""
-    out = np.zeros_like(mass)
-    whole = np.floor(cells).astype(int)
+def _shifted(mass, cells, least, most):
+    """Rows of `mass` (S, U) moved up by `cells` (S,) bins, shared between two bins where that is
+    no whole number: (S, U+most-least), whose first column is `least` bins from that of `mass`"""
+    rows,width = mass.shape
+    out,whole = np.zeros((rows, width+most-least), mass.dtype), np.floor(cells).astype(int)
     for shift in np.unique(whole):
-        rows = np.flatnonzero(whole==shift)
-        part = (cells[rows]-shift)[:,None]
-        moved = np.roll(mass[rows], shift, 1)
-        out[rows] = moved*(1-part) + np.roll(moved, 1, 1)*part
+        here,begin = np.flatnonzero(whole==shift), shift-least
+        part = (cells[here]-shift)[:,None].astype(mass.dtype)
+        moved = mass[here]
+        out[here,begin:begin+width] = moved*(1-part)
+        out[here,begin+1:begin+1+width] += moved*part
     return out
 
 # %% ../../nbs/quantilizers/65_reweighting.ipynb #cd764be0
@@ -45,27 +46,29 @@ def _shifted(mass, cells):
 def returns_table(self:CarChain, probs, width:float=.5) -> ReturnsTable: # probs: float (S, 3); width of a bin
     "The exact joint distribution of true and proxy return, up to the width of the bins"
     require(.05<=width<=10, 'width', width, 'a number from 0.05 to 10')
-    low,high = int(np.floor(1.25*self.horizon/width))+2, int(np.ceil(.62*self.horizon/width))+2
-    bins = low+high+1
-    mass = np.zeros((len(self), bins), np.float32)
-    mass[:,low] = self.start
+    cells,probs = self.proxy/width, np.asarray(probs, np.float32)
+    least,most = int(np.floor(cells.min())), int(np.floor(cells.max()))+1
+    bins = self.horizon*(most-least)+1
     origin = np.broadcast_to(np.arange(len(self))[:,None], self.target.shape[::2])
     step = [csr_matrix((self.prob[:,key].ravel(), (self.target[:,key].ravel(), origin.ravel())),
-                       (len(self),)*2, dtype=np.float32)
-            for key in range(3)]
+                       (len(self),)*2, dtype=np.float32) for key in range(3)]
     arrives = 1-self.prob.sum(-1)
     ended = np.zeros((self.horizon+1, 2, bins)) # by length, whether solved, and bin
+    mass,first = self.start[:,None].astype(np.float32), -self.horizon*least # `first` is the bin it begins at
     for t in range(1, self.horizon+1):
-        pressed = [_shifted(mass*probs[:,key,None].astype(np.float32), self.proxy[:,key]/width)
-                   for key in range(3)]
-        ended[t,1] = sum(arrives[:,key] @ pressed[key] for key in range(3))
+        pressed = [_shifted(mass*probs[:,key,None], cells[:,key], least, most) for key in range(3)]
+        first += least
+        ended[t,1,first:first+pressed[0].shape[1]] = sum(arrives[:,key] @ pressed[key] for key in range(3))
         mass = sum(step[key] @ pressed[key] for key in range(3))
-    ended[self.horizon,0] = mass.sum(0)
+        filled = np.flatnonzero(mass.sum(0)>1e-15)
+        if not len(filled): break
+        mass,first = mass[:,filled[0]:filled[-1]+1], first+filled[0]
+    if len(filled): ended[self.horizon,0,first:first+mass.shape[1]] = mass.sum(0)
     length,solved,cell = np.nonzero(ended>1e-12)
     order = np.argsort(-cell, kind='stable')
     found = ended[length,solved,cell][order]
-    return ReturnsTable((cell[order]-low)*width, -length[order].astype(float), found/found.sum(),
-                        solved[order]==1)
+    return ReturnsTable((cell[order]+self.horizon*least)*width, -length[order].astype(float),
+                        found/found.sum(), solved[order]==1)
 
 # %% ../../nbs/quantilizers/65_reweighting.ipynb #34d7d92c
 def quantile_weights(table:ReturnsTable, q:float):

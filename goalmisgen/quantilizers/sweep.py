@@ -70,8 +70,7 @@ MAX_MODELS_FILE = 2**31 # Bytes
 def save_quantilizers(quantilizers, path):
     "Write quantilizers to a .safetensors file, atomically"
     from safetensors.torch import save
-    about = dict(format='1', task=quantilizers.task, qs=json.dumps(quantilizers.qs),
-                 seeds=json.dumps(quantilizers.seeds))
+    about = json.dumps(dict(format=1, task=quantilizers.task, qs=quantilizers.qs, seeds=quantilizers.seeds))
     if isinstance(quantilizers, PixelQuantilizers):
         tensors = {f'{k}.{name}': v for k,net in enumerate(quantilizers.networks)
                    for name,v in net.state_dict().items()}
@@ -80,7 +79,8 @@ def save_quantilizers(quantilizers, path):
         tensors = {f'weight.{k}': w for k,w in enumerate(clones.weights)}
         tensors |= {f'bias.{k}': b for k,b in enumerate(clones.biases)}
         tensors |= dict(mean=clones.mean, scale=clones.scale)
-    write_atomic(path, save({name: t.contiguous() for name,t in tensors.items()}, about))
+    # one entry, as several would come in any order
+    write_atomic(path, save({name: t.contiguous() for name,t in tensors.items()}, dict(about=about)))
 
 # %% ../../nbs/quantilizers/65_sweep.ipynb #7c84e141
 def load_quantilizers(path):
@@ -90,8 +90,9 @@ def load_quantilizers(path):
     data = read_bytes(path, MAX_MODELS_FILE)
     try:
         tensors = load(data)
-        about = json.loads(data[8:8+int.from_bytes(data[:8], 'little')])['__metadata__']
-        task,qs,seeds = about['task'], tuple(json.loads(about['qs'])), tuple(json.loads(about['seeds']))
+        header = json.loads(data[8:8+int.from_bytes(data[:8], 'little')])
+        about = json.loads(header['__metadata__']['about'])
+        task,qs,seeds = about['task'], tuple(about['qs']), tuple(about['seeds'])
         if find_task(task).name=='pinball':
             return PixelQuantilizers(task, qs, seeds, [_network_of(tensors, k) for k in range(len(qs))])
         layers = sum(name.startswith('weight.') for name in tensors)
@@ -157,9 +158,11 @@ def claim_sweep(folder, config:SweepConfig, demos:Demos):
     home = Path(folder)/'sweep.json'
     create_atomic(home, json.dumps(seal(mine), indent=1, sort_keys=True) + '\n')
     found = read_json(home)
-    same = digest({k: found.get(k) for k in mine})==digest(mine)
-    allowed = f'{mine["config"]} with demonstrations {mine["demos"]}, or another folder'
-    require(same, f'sweep in {folder}', {k: found.get(k) for k in ('config','demos')}, allowed)
+    theirs = {**found.get('config', {}), 'demos': found.get('demos')}
+    ours = {**mine['config'], 'demos': mine['demos']}
+    other = [name for name in ours if digest(theirs.get(name))!=digest(ours[name])]
+    require(not other and found.get('format')==1, f'sweep in {folder}', {k: theirs.get(k) for k in other},
+            f'{ {k: ours[k] for k in other} }, or another folder')
     if not (Path(folder)/'demos.npz').exists(): demos.save(Path(folder)/'demos.npz')
 
 # %% ../../nbs/quantilizers/65_sweep.ipynb #3e9b6dad
@@ -180,6 +183,9 @@ def run_sweep(folder, # Its home
     seeds = [integer(seed, 'seed', 0, 2**31-1) for seed in seeds]
     require(seeds and len(set(seeds))==len(seeds), 'seeds', seeds, 'at least one, all different')
     require(do and set(do)<=set(VERBS), 'do', do, 'train, test')
+    if workers is not None: integer(workers, 'workers', 1)
+    missing = [seed for seed in seeds if not model_path(folder, seed).exists()]
+    require('train' in do or not missing, 'seeds without networks', missing[:5], 'none: train first')
     claim_sweep(folder, config, demos)
     units = dict(train=cloning_of(config).steps*(len(config.qs) if config.task=='pinball' else 1),
                  test=config.episodes)

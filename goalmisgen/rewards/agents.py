@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['PANELS', 'LearnedReward', 'policy_probs', 'exact_return', 'evaluate_true', 'MazeAgentConfig', 'import_sb3',
-           'kept_random_state', 'train_maze_agent', 'panel_agent', 'draw_panels', 'shipped_curves', 'best_returns']
+           'kept_random_state', 'sb3_observer', 'train_maze_agent', 'panel_agent', 'draw_panels', 'shipped_curves',
+           'best_returns']
 
 # %% ../../nbs/rewards/55_agents.ipynb #47e44b99
 import gymnasium, io, numpy as np, pandas as pd, random, torch
@@ -110,7 +111,7 @@ def kept_random_state():
         np.random.set_state(before[1])
 
 # %% ../../nbs/rewards/55_agents.ipynb #7182dad8
-def _observer(each, stop):
+def sb3_observer(each, stop):
     "A stable-baselines3 callback that calls `each(steps, model)` before every rollout and at the end"
     from stable_baselines3.common.callbacks import BaseCallback
     class Observer(BaseCallback):
@@ -145,7 +146,7 @@ def train_maze_agent(spec:GridSpec, # Where it lives
         schedule = lambda remaining: config.learning_rate*remaining
         model = sb3.PPO('MlpPolicy', env, schedule, config.rollout, gamma=config.gamma,
                         seed=integer(seed, 'seed', 0), device='cpu')
-        model.learn(config.steps, callback=_observer(each, stop))
+        model.learn(config.steps, callback=sb3_observer(each, stop))
     return None if stop() else (model, pd.DataFrame(rows))
 
 # %% ../../nbs/rewards/55_agents.ipynb #89d600b5
@@ -167,14 +168,15 @@ def panel_agent(goal:str, reward:str, seed:int, population=None, config=None, re
 # %% ../../nbs/rewards/55_agents.ipynb #29811033
 def draw_panels(curves:pd.DataFrame,
                 best:dict=None): # (goal, reward) to true returns of the best policies for the learned rewards
-    """True return of every agent of the four panels, and the learned return, thin, where there is one;
+    """True return of every agent of the four panels, and the learned return, dashed, where there is one;
     returns the figure"""
     with style() as plt:
         fig, axs = plt.subplots(1, 4, figsize=(8.4, 2.3), sharey=True)
         for ax, (goal, reward) in zip(axs, PANELS):
             for seed, rows in curves[(curves.goal==goal) & (curves.reward==reward)].groupby('seed'):
                 colour = SERIES[seed%len(SERIES)]
-                ax.plot(rows.steps/1000, rows.true_return, color=colour, lw=1.6)
+                width = max(4.6-1.3*seed, .9) # a thick line can be seen under a thin one
+                ax.plot(rows.steps/1000, rows.true_return, color=colour, lw=width)
                 if rows.learned_return.notna().any():
                     ax.plot(rows.steps/1000, rows.learned_return, color=colour, lw=.8, ls='--')
                 if best and (goal, reward) in best:

@@ -92,7 +92,9 @@ class AtariScreen(gymnasium.Wrapper):
         self.name, self.game, self.score = name, get_game(name), score
         self.clip, self.life_ends, self.noops = clip, life_ends, integer(noops, 'noops', 0)
         self.observation_space = gymnasium.spaces.Box(0, 255, (STACK, SCREEN_SIZE, SCREEN_SIZE), np.uint8)
-        self.frames, self._over = deque(maxlen=STACK), True
+        self.frames = deque(maxlen=STACK)
+        self.over = True # Is the game over, and not only a life?
+        self._small = {} # Of each view: frames and their small screens
 
     @property
     def ram(self):
@@ -102,16 +104,23 @@ class AtariScreen(gymnasium.Wrapper):
     def observe(self, score=None):
         "The last four screens, with the score as this environment or `score` says: uint8 (4, 84, 84)"
         view = self.score if score is None else score
-        return np.stack([small_screen(hide_score(f, self.game, view)) for f in self.frames])
+        before = self._small.get(view, [])
+        self._small[view] = [(frame, self._shrunk(frame, view, before)) for frame in self.frames]
+        return np.stack([small for _, small in self._small[view]])
+
+    def _shrunk(self, frame, view, before):
+        "The small screen of a frame; one that is already known is not drawn again"
+        known = [small for old, small in before if old is frame]
+        return known[0] if known else small_screen(hide_score(frame, self.game, view))
 
 # %% ../../nbs/rewards/56_atari.ipynb #061fb408
 @patch
 def reset(self:AtariScreen, *, seed=None, options=None):
     "Start a game, or after the loss of a life go on with it"
-    if self._over or not self.life_ends:
+    if self.over or not self.life_ends:
         frame, _ = self.env.reset(seed=seed, options=options)
         for _ in range(self.unwrapped.np_random.integers(self.noops+1)): frame = self.env.step(0)[0]
-        self._over = False
+        self.over = False
     else: frame = self.env.step(0)[0]
     if self.unwrapped.get_action_meanings()[1]=='FIRE': frame = self.env.step(1)[0]
     self._lives = self.unwrapped.ale.lives()
@@ -122,14 +131,15 @@ def reset(self:AtariScreen, *, seed=None, options=None):
 @patch
 def advance(self:AtariScreen, action:int) -> tuple:
     "Hold an action for four frames: points won, has the game or life ended, was it cut short"
+    action = integer(action, 'action', 0, self.action_space.n-1)
     points, pictures, terminated, truncated = 0., [], False, False
     for _ in range(SKIP):
-        frame, reward, terminated, truncated, _ = self.env.step(int(action))
+        frame, reward, terminated, truncated, _ = self.env.step(action)
         points += reward
         pictures.append(frame)
         if terminated or truncated: break
     self.frames.append(np.max(pictures[-2:], axis=0))
-    self._over = terminated or truncated
+    self.over = terminated or truncated
     lost_life = self.unwrapped.ale.lives() < self._lives
     self._lives = self.unwrapped.ale.lives()
     return points, terminated or (self.life_ends and lost_life), truncated
@@ -181,15 +191,21 @@ def scripted_player(name:str, rng):
 # %% ../../nbs/rewards/56_atari.ipynb #e64c28b5
 @dataclass(frozen=True, eq=False)
 class Screens:
-    "Moments of a game: what was on the screen, with its score and without, and the reward that came with it"
+    "Moments of a game: what was on the screen, in each view of the score, and the reward that came with it"
     game:str # One of `ATARI_GAMES`
     seed:int # Of the game and of its player
     steps:int # Steps that were played to find these moments
-    shown:np.ndarray # uint8 (N, 4, 84, 84)
-    filled:np.ndarray # uint8 (N, 4, 84, 84)
+    shown:np.ndarray # uint8 (N, 4, 84, 84): as played
+    filled:np.ndarray # The same moments, the score filled with the colour beside it
+    blurred:np.ndarray # The same moments, the score blurred
     rewards:np.ndarray # int8 (N,): -1, 0 or 1
 
     def __len__(self): return len(self.rewards)
+
+    def view(self, score:str):
+        "The screens with their score as said: show, fill or blur. uint8 (N, 4, 84, 84)"
+        check_view(score)
+        return dict(zip(SCORE_VIEWS, (self.shown, self.filled, self.blurred)))[score]
 
 # %% ../../nbs/rewards/56_atari.ipynb #9ba3b00d
 def collect_screens(name:str, # One of `ATARI_GAMES`
@@ -201,34 +217,34 @@ def collect_screens(name:str, # One of `ATARI_GAMES`
                     most_steps:int=2_000_000 # `RuntimeError` if too few rewards come in as many steps
                     ) -> Screens|None:
     """Half of the moments with a reward, half without, by `scripted_player`; None if stopped. `ValueError` on
-    bad input"""
+    bad input, `RuntimeError` with the count if rewards are too rare"""
     half = integer(count, 'count', 2)//2
     require(count%2==0, 'count', count, 'an even number')
     require(0<keep<=1, 'keep', keep, 'a probability above 0')
     rng = np.random.default_rng(integer(seed, 'seed', 0))
     env, player = AtariScreen(name), scripted_player(name, rng)
     env.reset(seed=int(seed))
-    shown, filled, rewards, missing, steps = [], [], [], {True: half, False: half}, 0
+    views, rewards, missing, steps = {view: [] for view in SCORE_VIEWS}, [], {True: half, False: half}, 0
     while any(missing.values()):
         if stop(): return None
         if steps==most_steps:
-            raise RuntimeError(f'{name}: {half-missing[True]} moments with a reward in {steps:,} steps')
+            raise RuntimeError(f'{name}: {half-missing[True]} moments with a reward in {steps:,} steps, '
+                               f'of {half} that were asked for')
         points, terminated, truncated = env.advance(player(env.ram))
         steps += 1
         rewarded = points!=0
         if missing[rewarded] and (rewarded or rng.random()<keep):
             missing[rewarded] -= 1
-            shown.append(env.observe('show'))
-            filled.append(env.observe('fill'))
+            for view, screens in views.items(): screens.append(env.observe(view))
             rewards.append(np.sign(points))
             report(len(rewards))
         if terminated or truncated: env.reset()
-    return Screens(name, int(seed), steps, np.stack(shown), np.stack(filled), np.array(rewards, np.int8))
+    return Screens(name, int(seed), steps, *map(np.stack, views.values()), np.array(rewards, np.int8))
 
 # %% ../../nbs/rewards/56_atari.ipynb #e76e64a8
-MAX_SCREENS_FILE = 2**33 # Bytes, packed or unpacked: a screen of each kind has 28,224
-_FIELDS = dict(shown=('uint8', (None, STACK, SCREEN_SIZE, SCREEN_SIZE)),
-               filled=('uint8', (None, STACK, SCREEN_SIZE, SCREEN_SIZE)),
+MAX_SCREENS_FILE = 2**33 # Bytes, packed or unpacked: a moment has 84,672
+_ARRAYS = ('shown', 'filled', 'blurred', 'rewards')
+_FIELDS = dict(**{name: ('uint8', (None, STACK, SCREEN_SIZE, SCREEN_SIZE)) for name in _ARRAYS[:3]},
                rewards=('int8', (None,)), seed=('int64', ()), steps=('int64', ()), game=('str', ()))
 
 # %% ../../nbs/rewards/56_atari.ipynb #66f75acd
@@ -245,8 +261,8 @@ def load_screens(*paths) -> Screens:
     require(len(games)==1 and games[0] in ATARI_GAMES, f'games in {", ".join(map(str, paths))}', games,
             'one that is known')
     for path, part in zip(paths, parts):
-        sizes = {len(part[k]) for k in ('shown', 'filled', 'rewards')}
+        sizes = {len(part[k]) for k in _ARRAYS}
         require(len(sizes)==1 and abs(part['rewards']).max(initial=0)==1, f'moments in {path}',
                 sorted(sizes), 'as many of each, some with a reward')
-    joined = {k: np.concatenate([p[k] for p in parts]) for k in ('shown', 'filled', 'rewards')}
+    joined = {k: np.concatenate([p[k] for p in parts]) for k in _ARRAYS}
     return Screens(games[0], int(parts[0]['seed']), sum(int(p['steps']) for p in parts), **joined)
