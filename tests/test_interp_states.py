@@ -31,6 +31,7 @@ from goalmisgen.interp.field_outcomes import (
     reach_probs,
     stuck_mass,
 )
+from goalmisgen.interp.layers import entries_over
 from goalmisgen.interp.maze_states import MazeState, as_levels, as_states
 from goalmisgen.interp.paths import Square, parting_squares
 from goalmisgen.interp.seed_search import describe_levels, find_seeds, sample_states
@@ -553,3 +554,9 @@ def test_differences():
         legacy = np.sqrt((deltas[:, 0, :4] ** 2).sum()) / len(deltas) / 2
         assert change.legacy_magnitude == pytest.approx(legacy)
     assert compare_fields(a, a).mean_total_variation == 0
+
+
+def test_a_square_means_the_same_to_edits():
+    "Row and column here, x and y there; a pair that is no `Square` is x and y"
+    square = Square(row=3, col=1)
+    assert entries_over(square, 16) == entries_over((1, 3), 16) != entries_over((3, 1), 16)

@@ -109,8 +109,9 @@ def _entries_on(first, last, side):
     centre = (first+last)/2
     return inside or [min(range(side), key=lambda j: abs(middles[j]-centre))]
 
-def check_square(square, size:int) -> tuple: # (x, y), in a maze of `size` cells on a side
-    "A square as a pair of integers. `ValueError` if it lies outside the maze"
+def check_square(square, size:int) -> tuple: # (x, y) or a `Square`, in a maze of `size` cells on a side
+    "A square as a pair of integers (x, y). `ValueError` if it lies outside the maze"
+    square = getattr(square, 'xy', square) # a `Square` is a row and a column
     ok = isinstance(square, (tuple, list)) and len(square)==2
     require(ok, 'square', square, f'(x, y), each from 0 to {size-1}')
     return tuple(integer(i, f'{axis} of a square', 0, size-1) for axis, i in zip('xy', square))

@@ -18,6 +18,11 @@ class Square(NamedTuple):
     row:int # 0 at the bottom of the picture
     col:int # 0 at the left
 
+    @property
+    def xy(self) -> tuple:
+        "The same as `Levels.start` and the squares of edits have it: (x, y)"
+        return self.col, self.row
+
 # %% ../../nbs/interp/70_paths.ipynb #dbf31206
 def as_square(square, # A pair (row, col)
               size:int) -> Square: # Of the world
