@@ -283,9 +283,10 @@ COMMANDS = {'study':StudyCommand, 'train':TrainCommand, 'train-ppo':TrainPPOComm
 def commands_for(args) -> dict:
     "The commands; those of other rooms are loaded when one of them is typed, or when all are to be listed"
     if args and args[0] in COMMANDS: return COMMANDS
+    from goalmisgen.interp.commands import INTERP_COMMANDS
     from goalmisgen.quantilizers.commands import QUANTILIZER_COMMANDS
     from goalmisgen.rewards.commands import REWARD_COMMANDS
-    return COMMANDS | REWARD_COMMANDS | QUANTILIZER_COMMANDS
+    return COMMANDS | INTERP_COMMANDS | REWARD_COMMANDS | QUANTILIZER_COMMANDS
 
 # %% ../nbs/90_cli.ipynb #0d228099
 def main(args=None): # Default: what was typed

@@ -16,13 +16,14 @@ PARTS = dict(
         'How-to guides',
         'train_agents use_gpu_or_cluster resume_and_reproduce evaluate_agents read_published watch_agents '
         'make_figures '
-        'mark_a_place explore_results add_worlds other_worlds learn_rewards other_libraries quantilize',
+        'mark_a_place look_inside draw_vector_fields explore_results add_worlds other_worlds learn_rewards '
+        'other_libraries quantilize',
     ),
     studies=(
         'Studies',
         'quick_start preference_and_capability backgrounds three_channels which_seed regression outliers '
         'one_in_five_hundred '
-        'level_census corner_worlds large_models reward_models specification_gaming',
+        'level_census corner_worlds large_models one_vector reward_models specification_gaming',
     ),
     explanation=(
         'Explanation',
@@ -30,7 +31,7 @@ PARTS = dict(
     ),
 )
 LOOK_UP = ['glossary.ipynb', '46_gallery.ipynb']  # The reference opens with these
-SECTIONS = dict(env='Environment')  # Other folders are called by their names
+SECTIONS = dict(env='Environment', interp='Looking inside')  # Other folders are called by their names
 FIRST, LAST = (
     'Foundations',
     'Programs',

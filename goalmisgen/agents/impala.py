@@ -61,13 +61,14 @@ class ImpalaCNN(nn.Module):
         self.block2 = ImpalaBlock(a,b)
         self.block3 = ImpalaBlock(b,b)
         self.relu3 = nn.ReLU()
+        self.flatten = nn.Flatten()
         self.fc = nn.Linear(b*8*8, 256)
         self.relufc = nn.ReLU()
 
     def forward(self, x):
         "float (B, 3, 64, 64) to (B, 256)"
         x = self.relu3(self.block3(self.block2(self.block1(x))))
-        return self.relufc(self.fc(x.flatten(1)))
+        return self.relufc(self.fc(self.flatten(x)))
 
 # %% ../../nbs/agents/10_impala.ipynb #5c07673a
 NUM_ACTIONS = 15

@@ -39,7 +39,7 @@ def first_maps(policy, frames) -> list:
 def answers_from(policy, x):
     "Action logits (B, 15) and values (B,) from the last of these maps, (B, 32, 16, 16)"
     embedder = policy.embedder
-    features = embedder.relu3(embedder.block3(x)).flatten(1)
+    features = embedder.flatten(embedder.relu3(embedder.block3(x)))
     return policy.answers(embedder.relufc(embedder.fc(features)))
 
 # %% ../../nbs/agents/16_shared_frames.ipynb #0cabc6bf
@@ -376,18 +376,25 @@ def prepare(self:SharedForward, ids):
 
 # %% ../../nbs/agents/16_shared_frames.ipynb #a785b4cd
 @patch
+def last_maps(self:SharedForward, ids):
+    """The output of the second block for states int64 (B,) whose frames share: (B, 32, 16, 16), in the order
+    in which patches are best made, and that order, int64 (B,). `ValueError` on levels not prepared"""
+    table = self.rendered.table
+    order = self.mouse.rank[table.cell[ids]].argsort(stable=True)
+    row = self.row[self.first_alike[table.level[ids]]]
+    known = not len(row) or row.min()>=0
+    require(known, 'ids', 'states of other levels', 'states of the levels that were prepared')
+    with self.autocast():
+        patches = Patches(self.policy, self.seen, row[order], table.cell[ids[order]], self.mouse)
+        return patches.last(self.rendered.frames(ids)[order]), order
+
+# %% ../../nbs/agents/16_shared_frames.ipynb #51eb1fda
+@patch
 def __call__(self:SharedForward, ids):
     """Action logits (B, 15) and values (B,) of states int64 (B,).
     `ValueError` if their levels were not prepared"""
     if not self.shares: return self.plain(ids)
-    table = self.rendered.table
-    cell = table.cell[ids]
-    order = self.mouse.rank[cell].argsort(stable=True)
-    row = self.row[self.first_alike[table.level[ids]]]
-    require(not len(row) or row.min()>=0, 'ids', 'states of other levels',
-            'states of the levels that were prepared')
-    with self.autocast():
-        patches = Patches(self.policy, self.seen, row[order], cell[order], self.mouse)
-        logits, values = answers_from(self.policy, patches.last(self.rendered.frames(ids)[order]))
+    maps, order = self.last_maps(ids)
+    with self.autocast(): logits, values = answers_from(self.policy, maps)
     place = order.argsort()
     return logits[place], values[place]

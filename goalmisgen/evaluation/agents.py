@@ -9,6 +9,7 @@ __all__ = ['AgentFile', 'agent_files', 'check_agents', 'departures']
 import hashlib, os, re, warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
+from ..agents.impala import load_policy
 from ..core import integer, read_json, require
 from ..env.distributions import parse_distribution
 from ..env.objects import BACKGROUNDS
@@ -37,6 +38,10 @@ class AgentFile:
     def trained(self):
         "Goal, background, size and levels of the training"
         return self.goal, self.background, self.size, self.levels
+
+    def load(self):
+        "The agent as a policy"
+        return load_policy(self.path)
 
 # %% ../../nbs/evaluation/18_agents.ipynb #fa7e0d9d
 def _training_of(manifest, where):

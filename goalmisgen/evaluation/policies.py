@@ -25,10 +25,18 @@ class PolicyFunction:
     "A policy that can be asked, whatever it was made of"
     function:object # From frames uint8 (B, 64, 64, 3) to action probabilities (B, 15)
     network:torch.nn.Module|None = None # The network behind it, if there is one
+    levels_function:object = None # Its own way to look at levels: `on`, with the same arguments
+    reads_states:bool = False # May it answer otherwise in two states that look the same?
 
     def __call__(self, frames):
         "Action probabilities float32 (B, 15), on the CPU. `ValueError` if the policy gives anything else"
         return check_probs(self.function(frames), len(frames))
+
+    def on(self, rendered:RenderedLevels, quick:bool=False):
+        """The policy in the states of these levels: function from int64 (B,) to probabilities (B, 15).
+        `quick`: many frames of the same levels will be asked about, so work that they share may be shared"""
+        if self.levels_function: return self.levels_function(rendered, quick)
+        return lambda states: self.function(rendered.frames(states))
 
 # %% ../../nbs/evaluation/19_policies.ipynb #40d5046c
 def check_probs(probs, n:int):
@@ -44,7 +52,9 @@ def as_policy(policy # A network, a function from frames to action probabilities
     "The policy as one function. `ValueError` if there is no such agent, or if this is no policy"
     if isinstance(policy, PolicyFunction): return policy
     if isinstance(policy, (str,Path)): policy = load_agent(policy)
-    if isinstance(policy, torch.nn.Module): return PolicyFunction(partial(action_probs, policy), policy)
+    if isinstance(policy, torch.nn.Module):
+        return PolicyFunction(partial(action_probs, policy), policy, getattr(policy, 'on_levels', None),
+                              getattr(policy, 'reads_states', False))
     require(callable(policy), 'policy', policy,
             'a network, a function from frames to action probabilities, or the path of an agent')
     return PolicyFunction(policy)
@@ -64,15 +74,23 @@ class FrameKeys:
     def __init__(self):
         self._scene_row = {} # scene digest to its number
 
-    def keys(self, rendered:RenderedLevels):
+    def keys(self, rendered:RenderedLevels,
+             by_level:bool=False): # Are levels that look the same to be told apart?
         "The number of each state's frame: int64 (S,)"
         table = rendered.table
-        rows = [self._scene_row.setdefault(d, len(self._scene_row)) for d in rendered.digests]
+        names = _level_names(rendered) if by_level else rendered.digests
+        rows = [self._scene_row.setdefault(name, len(self._scene_row)) for name in names]
         return torch.tensor(rows)[table.level]*table.num_places + table.place
 
     def bound(self, num_places:int) -> int:
         "A number above all keys so far"
         return len(self._scene_row)*num_places
+
+# %% ../../nbs/evaluation/19_policies.ipynb #8c82f626
+def _level_names(rendered):
+    "Names of levels that tell apart what stands where, seen or not: as many as there are levels"
+    objects = tuple(str(o) for o in rendered.renderer.objects)
+    return [(d, objects, grid.tobytes()) for d,grid in zip(rendered.digests, rendered.levels.grid)]
 
 # %% ../../nbs/evaluation/19_policies.ipynb #622f5d76
 class PolicyCache:
@@ -89,7 +107,7 @@ class PolicyCache:
 
     def keys(self, rendered:RenderedLevels):
         "A key for the frame of each state, equal for equal frames: int64 (S,)"
-        keys = self.frame_keys.keys(rendered)
+        keys = self.frame_keys.keys(rendered, self.policy.reads_states)
         new = self.frame_keys.bound(rendered.table.num_places)-len(self.row)
         self.row = torch.cat([self.row, torch.full((new,), -1)])
         return keys
@@ -116,14 +134,14 @@ def _ask(self:PolicyCache, see, states):
 @patch
 def whole(self:PolicyCache, rendered:RenderedLevels):
     "A way to look at levels: function from states int64 (B,) to action probabilities (B, 15), frame by frame"
-    return lambda states: self.policy.function(rendered.frames(states))
+    return self.policy.on(rendered)
 
 # %% ../../nbs/evaluation/19_policies.ipynb #12442dd8
 @patch
 def quick(self:PolicyCache, rendered:RenderedLevels):
     """The same by the quickest forward there is for a network, prepared at the first call;
     `whole` for any other policy"""
-    if not isinstance(self.policy.network, Policy): return self.whole(rendered)
+    if not isinstance(self.policy.network, Policy): return self.policy.on(rendered, quick=True)
     @cache
     def prepared():
         forward = forward_for(self.policy.network, rendered)

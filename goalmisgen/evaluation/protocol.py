@@ -9,7 +9,6 @@ __all__ = ['Protocol', 'evaluate', 'check_name', 'row_key', 'ResultsFile', 'eval
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
-from ..agents.impala import load_policy
 from ..core import Bounds, OneOf, check_fields, require
 from .agents import AgentFile, agent_files, check_agents
 from .exact import evaluate_exact
@@ -126,7 +125,7 @@ def evaluate_agent(folder, # The agent's folder, a file of weights, or a list of
         for s in settings:
             key = row_key(f, s, protocol, population)
             if have.missing(key, fingerprint):
-                if cache is None: cache = PolicyCache(load_policy(f.path))
+                if cache is None: cache = PolicyCache(f.load())
                 result = evaluate(cache, s, protocol)
                 row = to_row(result, population, f.agent, f.step, f.algorithm, f.run, fingerprint,
                              protocol.seed, f.trained)

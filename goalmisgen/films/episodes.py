@@ -14,7 +14,7 @@ from ..env.chain import move_probs
 from ..env.levels import Levels
 from ..env.rendered import RenderedLevels
 from ..env.table import ACTION_MOVES, MOVE_STEPS, TIMEOUT
-from ..evaluation.policies import as_policy
+from ..evaluation.policies import as_policy, check_probs
 from ..evaluation.questions import Setting
 
 # %% ../../nbs/films/23_episodes.ipynb #17c5edf8
@@ -68,13 +68,13 @@ class _Player:
     def __init__(self, policy, setting, level):
         self.policy = as_policy(policy)
         self.rendered = RenderedLevels(level, _renderer(setting, level.size), setting.rewards)
+        self.look = self.policy.on(self.rendered)
         self.known = {} # state to action probabilities
 
     def probs(self, state):
         "Action probabilities float32 (15,)"
         if state not in self.known:
-            frames = self.rendered.frames(torch.tensor([state]))
-            self.known[state] = self.policy(frames)[0]
+            self.known[state] = check_probs(self.look(torch.tensor([state])), 1)[0]
         return self.known[state]
 
     def place(self, state):
