@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from goalmisgen.env import assets, render, worlds
+from goalmisgen.env import assets, render, pictures
 from goalmisgen.env.assets import (
     ASSETS_VARIABLE,
     PICTURE_FILES,
@@ -117,12 +117,12 @@ def test_every_picture_of_the_package_comes_from_the_folder(bare, folder, monkey
     monkeypatch.setenv(ASSETS_VARIABLE, str(folder))
     for load, names in (
         (render.load_picture, ('wall', 'mouse', *render.TEXTURES)),
-        (worlds.picture, worlds.PICTURES),
+        (pictures.picture, pictures.PICTURES),
     ):
         for name in names:
             known = load(name)
             assert np.array_equal(load.__wrapped__(name), known)  # not from the memory of this process
-    assert {*PICTURE_FILES} == {'wall', 'mouse', *render.TEXTURES, *worlds.PICTURES}
+    assert {*PICTURE_FILES} == {'wall', 'mouse', *render.TEXTURES, *pictures.PICTURES}
 
 
 def test_the_cache_is_filled_from_a_wheel(bare, folder, tmp_path):

@@ -12,6 +12,7 @@ import pytest
 import torch
 from goalmisgen.agents.examples import example_dir, load_example
 from goalmisgen.agents.impala import Policy
+from goalmisgen.analysis.scores import run_case
 from goalmisgen.arrays import read_arrays, write_arrays
 from goalmisgen.env.chain import absorption, move_probs
 from goalmisgen.env.levels import DUEL, OBJ1, generate
@@ -20,6 +21,7 @@ from goalmisgen.evaluation.exact import evaluate_exact
 from goalmisgen.evaluation.policies import PolicyCache
 from goalmisgen.evaluation.protocol import ResultsFile
 from goalmisgen.evaluation.questions import Setting, evaluation_levels
+from goalmisgen.evaluation.results import read_results
 from goalmisgen.evaluation.sampled import evaluate_sampled
 from goalmisgen.films.episodes import play_episode
 from goalmisgen.interp.activations import Prefix, hooks, run_with_cache, run_with_hooks
@@ -470,10 +472,21 @@ def test_a_table_of_edits_grows_only_by_what_it_lacks(tmp_path, monkeypatch):
     changed = {'blind': zero('pixels', channels=[0])}  # another edit under the same name
     evaluate_edits(agents, changed, **ask, progress=False)
     assert added == ['agents + own'] + 2 * ['agents + blind']
+    assert len(read_results(ask['out'])) == 5
     changes = changes_by_edit(second.table).set_index(['edit', 'run'])
     assert len(changes) == 3 and (changes.change[('blind',)].abs() > 1e-3).all()
     pd.testing.assert_series_equal(
         changes.change, changes.preference - changes.preference_before, check_names=False
+    )
+
+
+def test_channel_tests_take_an_edited_agent(policy):
+    blind = EditedPolicy(policy, zero('pixels'))
+    assert (
+        run_case(blind, 'intact', '', count=2)['success'] == run_case(blind, 'unseen', '', count=2)['success']
+    )
+    assert run_case(policy, 'intact', '', count=2) == run_case(
+        EditedPolicy(policy, []), 'intact', '', count=2
     )
 
 

@@ -19,17 +19,8 @@ from goalmisgen.env.random import level_seeds
 from goalmisgen.env.table import ACTION_MOVES, MOVE_STEPS, StateTable
 from goalmisgen.env.procgen import Engine, EngineMaze
 from goalmisgen.env.render import Renderer
-from goalmisgen.env.worlds import (
-    ALIASES,
-    PICTURES,
-    SUBSTITUTES,
-    WORLDS,
-    World,
-    find_object,
-    get_world,
-    make_env,
-    picture,
-)
+from goalmisgen.env.pictures import PICTURES, SUBSTITUTES, find_object, picture
+from goalmisgen.env.worlds import ALIASES, WORLDS, World, get_world, make_env
 
 REFERENCE = Path(__file__).parents[2] / 'shared/reference'
 ALL = [(name, mode) for name in WORLDS for mode in ('easy', 'hard')]

@@ -100,7 +100,7 @@ class RewardFitCommand:
         data, tested = read(self.data), None if self.test is None else read(self.test)
         require(self.out.suffix=='.npz', 'file name', str(self.out), 'one that ends in .npz')
         sizes = [each.pairs.shape[-1] for each in (data, tested or data)]
-        require(sizes[0]==sizes[1], f'size of the mazes of {self.test}', sizes[1], f'{sizes[0]}, as in the data')
+        require(sizes[0]==sizes[1], f'size of the mazes of {self.test}', sizes[1], f'{sizes[0]}, as in data')
         steps = self.config.epochs*-(-len(data)//self.config.batch)
         with progress_bar([Job('fit', None, {}, steps)], 'fitting') as bar:
             population = fit_rewards(data, range(integer(self.networks, 'networks', 1, 10_000)), self.config,
