@@ -23,7 +23,7 @@ PARTS = dict(
         'Studies',
         'quick_start preference_and_capability backgrounds three_channels which_seed regression outliers '
         'one_in_five_hundred '
-        'level_census corner_worlds large_models one_vector reward_models specification_gaming',
+        'level_census corner_worlds large_models one_vector goal_vectors reward_models specification_gaming',
     ),
     explanation=(
         'Explanation',

@@ -4,12 +4,14 @@
 
 # %% auto #0
 __all__ = ['LITERATURE_LAYER', 'SWEEP_MEASURES', 'GoalVector', 'state_frames', 'vector_between', 'cheese_vector', 'corner_vector',
-           'mean_vector', 'save_vectors', 'load_vectors', 'decision_in_frame', 'sweep_vectors', 'summarise_sweep']
+           'mean_vector', 'save_vectors', 'load_vectors', 'decision_in_frame', 'sweep_vectors', 'summarise_sweep',
+           'vector_data']
 
 # %% ../../nbs/interp/76_goal_vectors.ipynb #727d1052
-import numpy as np, pandas as pd, torch
+import goalmisgen, numpy as np, pandas as pd, torch
 from dataclasses import dataclass
 from fastcore.basics import patch
+from pathlib import Path
 from ..arrays import read_arrays, write_arrays
 from ..core import integer, require
 from ..env.chain import move_probs
@@ -204,3 +206,8 @@ def summarise_sweep(table:pd.DataFrame, # As from `sweep_vectors`
             told = dict(zip(by, condition)) | dict(measure=measure, mazes=int(group[measure].notna().sum()))
             rows.append(told | dict(median=median, low=low, high=high))
     return pd.DataFrame(rows)
+
+# %% ../../nbs/interp/76_goal_vectors.ipynb #70634619
+def vector_data(name:str) -> Path: # 'summary.csv' or 'mazes.csv'
+    "The path of a table of the study of goal vectors"
+    return Path(goalmisgen.__file__).parent/'data'/'interp'/f'goal-vectors-{name}'
