@@ -43,7 +43,7 @@ from goalmisgen.interp.edits import (
     zero,
 )
 from goalmisgen.interp.effects import changes_by_edit, evaluate_edits
-from goalmisgen.interp.layers import LAYERS, STAGES, entries_over, layer_name
+from goalmisgen.interp.layers import LAYER_NAMES, STAGES, entries_over, layer_name
 
 SETTING = Setting('red line', 'yellow gem')
 LAYER = 'embedder.block2.res1'
@@ -197,7 +197,7 @@ LABELS += ['embedder.relu3', 'embedder.flatten', 'embedder.fc', 'embedder.relufc
 
 def test_the_names_of_the_literature_are_the_layers():
     assert {layer_name(f'{label}_out') for label in LABELS} | {layer_name('embedder.block1.conv_in0')} == set(
-        LAYERS
+        LAYER_NAMES
     )
 
 
@@ -209,7 +209,7 @@ def test_a_cache_is_what_plain_hooks_see(scale, frames):
         policy.get_submodule(name).register_forward_hook(
             lambda m, x, out, name=name: seen.update({name: out})
         )
-        for name in LAYERS[1:]
+        for name in LAYER_NAMES[1:]
     ]
     with torch.no_grad():
         (logits, values), cache = run_with_cache(policy, frames[:3])
@@ -217,8 +217,8 @@ def test_a_cache_is_what_plain_hooks_see(scale, frames):
             handle.remove()
         due = policy(frames[:3])
     assert torch.equal(logits, due[0]) and torch.equal(values, due[1])
-    assert list(cache) == list(LAYERS)
-    assert all(torch.equal(cache[name], seen[name]) for name in LAYERS[1:])
+    assert list(cache) == list(LAYER_NAMES)
+    assert all(torch.equal(cache[name], seen[name]) for name in LAYER_NAMES[1:])
     assert torch.equal(cache['pixels'], frames[:3].permute(0, 3, 1, 2) / 255)
 
 

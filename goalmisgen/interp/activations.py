@@ -12,13 +12,13 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from ..agents.impala import Policy
 from ..core import require
-from .layers import LAYERS, STAGES, layer_name, layer_of, select_layers, stage_before
+from .layers import LAYER_NAMES, STAGES, layer_name, layer_of, select_layers, stage_before
 
 # %% ../../nbs/interp/71_activations.ipynb #60bb3f13
 @dataclass(frozen=True)
 class HookPoint:
     "Where a hook is: what it is told as `hook`"
-    name:str # The layer, as in `LAYERS`
+    name:str # The layer, as in `LAYER_NAMES`
 
 class _Hook:
     "A hook function at a layer, which counts its calls and checks what it gives"

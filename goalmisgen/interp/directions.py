@@ -42,7 +42,7 @@ def mean_activations(policy, # A `Policy`, or one with edits
 @dataclass(frozen=True, eq=False)
 class Direction:
     "From what a network makes of one object to what it makes of another, in one layer"
-    layer:str # As in `LAYERS`
+    layer:str # As in `LAYER_NAMES`
     start:str # The object it leads away from
     end:str # The object it leads to
     vector:np.ndarray # float32: mean with `end` minus that with `start`; a number a channel if local

@@ -28,7 +28,7 @@ from .vector_fields import compare_fields, compute_field
 @dataclass(frozen=True, eq=False)
 class GoalVector:
     "A difference of activations in one layer. `ValueError` on an unknown layer"
-    layer:str # As in `LAYERS`
+    layer:str # As in `LAYER_NAMES`
     values:np.ndarray # float32, of the layer's shape
     name:str # What it is, such as 'cheese of seed 0'
 
