@@ -150,7 +150,7 @@ def evaluate_edits(agents, # A population's folder, or a list of agents' folders
     out = check_output(out)
     check_name(population)
     files = _files(agents)
-    check_agents(files.values())
+    check_agents(files.values(), settings)
     cases = _cases(files, edits, population)
     for run in cases:
         for _, file in cases[run]: file.load() # an edit that does not fit is found now
