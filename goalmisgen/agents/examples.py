@@ -23,7 +23,7 @@ EXAMPLES = { # Name: what it does between a red line and a yellow gem
 CORNER_EXAMPLES = { # Name: how often it reaches the cheese on 500 unseen levels of its training distribution
     'corner-black-0': 'on black, seed 0: 98 %',
     'corner-black-1': 'on black, seed 1: 97 %',
-    'corner-black-2': 'on black, seed 2',
+    'corner-black-2': 'on black, seed 2: 97 %',
     'corner-textured-0': 'on textures, seed 0: 91 %'}
 
 def example_dir(name:str) -> Path:

@@ -60,21 +60,21 @@ DOSE_COLUMNS = {'p_goal': 'P(goal)', 'proxy_first': 'P(corner first)', 'mean_reg
 
 def draw_doses(tables:dict): # Name of a way of training to its rows of `load_goals`
     "Success, corner first and regret on shifted levels, by the dose of them in training; returns the figure"
+    doses = sorted({dose for rows in tables.values() for dose in rows.dose})
+    place = {dose: i for i, dose in enumerate(doses)}
     with style() as plt:
         fig, axs = plt.subplots(1, len(DOSE_COLUMNS), figsize=(8.4, 2.5))
         for ax, (column, label) in zip(axs, DOSE_COLUMNS.items()):
-            for name, colour in zip(tables, SERIES): _draw_dose(ax, tables[name], column, name, colour)
-            ax.set(title=label, xlabel='Dose of shifted levels', ylim=(0, None))
+            for name, colour in zip(tables, SERIES): _draw_dose(ax, tables[name], column, place, name, colour)
+            ax.set(title=label, xlabel='Dose of shifted levels', ylim=(0, 10 if column=='mean_regret' else 1))
+            ax.set_xticks(list(place.values()), [f'{dose:g}' for dose in place])
         axs[0].legend(fontsize=8)
         fig.tight_layout()
     return fig
 
-def _draw_dose(ax, rows, column, name, colour):
+def _draw_dose(ax, rows, column, place, name, colour):
     "Dots, and a line through their means"
     rows = rows[rows['shift']=='shifted']
-    doses = sorted(rows.dose.unique())
-    place = {dose: i for i, dose in enumerate(doses)}
     means = rows.groupby('dose')[column].mean()
-    ax.plot(range(len(doses)), means[doses], color=colour, lw=1.4, label=name)
+    ax.plot(means.index.map(place), means, color=colour, lw=1.4, label=name)
     ax.plot(rows.dose.map(place), rows[column], 'o', ms=4, color=colour, alpha=.7)
-    ax.set_xticks(range(len(doses)), [f'{dose:g}' for dose in doses])
