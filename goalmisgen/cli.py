@@ -229,7 +229,7 @@ def _sentence(r):
 # %% ../nbs/90_cli.ipynb #351c441e
 def _summary(table):
     "One line for each setting"
-    worlds = ['world'] if table.world.any() else []
+    worlds = ['world'] if 'world' in table and table.world.any() else []
     by = table.groupby(['step','obj1','obj2','background',*worlds], sort=False)
     def num_missing(values): return int(values.isna().sum())
     found = by.agg(agents=('agent','size'), undecidable=('preference',num_missing),

@@ -302,8 +302,9 @@ def test_a_film_shows_agents_at_home(tmp_path):
     home = agent(tmp_path, 0, goal='green gem', background='grey', size=7)
     known = agent_files(home)
     o = WatchOptions().for_agents(known)
-    assert (str(o.setting), o.size) == ('red gem vs green line on grey', 7)
-    assert WatchOptions('red line').for_agents(known).setting == Setting('red line', 'green line', 'grey')
+    assert str(o.setting) == 'red gem vs green line on grey in 7x7'
+    asked = WatchOptions('red line').for_agents(known).setting
+    assert asked == Setting('red line', 'green line', 'grey', '7x7')
     with pytest.warns(UserWarning) as said:
         watch(home, tmp_path / 'a.png', WatchOptions(frames=3, background='black', size=5))
     assert [

@@ -321,7 +321,8 @@ def test_a_checkpoint_of_before_goes_on(tmp_path):
     scale = own.pop('reward_scale')
     places = [{k: v for k, v in own.pop(name).items() if k != 'order'} for name in ('env', 'validation_env')]
     state['own'] = dict(own, moments=[scale[k] for k in ('ret', 'mean', 'var', 'count')], place=places)
-    state['digest'] = digest([dict(to_dict(c), windows=True), to_dict(Seeds(2))])
+    then = {name: value for name, value in to_dict(c).items() if name not in PPOConfig.added_fields}
+    state['digest'] = digest([dict(then, windows=True), to_dict(Seeds(2))])
     save_sealed(state, tmp_path / 'old.pt')
     theirs.load(tmp_path / 'old.pt')
     assert repr(ours.learn()) == repr(theirs.learn()), 'also where a mean is nan'
