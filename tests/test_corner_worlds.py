@@ -74,6 +74,17 @@ def test_a_run_on_any_levels_is_the_same_in_one_go_in_pieces_and_beside_others(c
     assert ('unseen_levels' in manifest['training_levels']) == (not config.num_levels)
 
 
+@pytest.mark.parametrize('config', [FRESH, replace(FRESH, num_levels=20)], ids=['fresh', 'listed'])
+def test_a_run_killed_after_its_last_checkpoint_ends_as_it_would_have(config, tmp_path):
+    train_agent(config, Seeds(1), tmp_path / 'once')
+    learner = ExactPPO(config, Seeds(1))
+    while not learner.done:
+        learner.learn()
+    learner.save(tmp_path / 'killed' / 'trainer.pt')
+    train_agent(config, Seeds(1), tmp_path / 'killed')
+    assert files(tmp_path / 'killed') == files(tmp_path / 'once')
+
+
 def test_every_round_has_levels_of_its_own_and_none_of_the_examination():
     learner, seen = ExactPPO(FRESH, Seeds(0)), []
     while not learner.done:

@@ -14,11 +14,10 @@ from .forward import answer_all, forward_for
 from .replay import LevelReplay
 from .training import PRECISIONS, Learner, Seeds
 from .training_levels import MAX_LISTED_LEVELS, can_list, draw_level_seeds, settle_levels
-from .training_levels import training_distribution, training_levels
+from .training_levels import training_distribution, training_levels, unseen_levels
 from ..core import Bounds, OneOf, check_fields, require
-from ..env.chain import Solver, optimal_return
+from ..env.chain import Solver, missed_return
 from ..env.distributions import sample_levels
-from ..env.levels import distances
 from ..env.objects import BACKGROUNDS
 from ..env.rendered import render_levels
 from ..env.table import ACTION_MOVES, MOVES
@@ -53,9 +52,9 @@ class ExactPPOConfig:
     def __post_init__(self):
         check_fields(self)
         settle_levels(self)
-        listable = not self.num_levels or can_list(training_distribution(self), self.num_levels)
-        require(listable, 'num_levels', self.num_levels, f'0 for fresh levels, or 1 to {MAX_LISTED_LEVELS}')
         listed = can_list(training_distribution(self), self.num_levels)
+        require(listed or not self.num_levels, 'num_levels', self.num_levels,
+                f'0 for fresh levels, or 1 to {MAX_LISTED_LEVELS}')
         require(not (self.replay and listed), 'replay', self.replay, '0 where levels are listed')
 
 # %% ../../nbs/agents/14_exact_ppo.ipynb #1c333c5c
@@ -94,7 +93,9 @@ class ExactPPO(Learner, config=ExactPPOConfig):
         self.state_rng = torch.Generator().manual_seed(2*seeds.of('sampling')+1)
         self.order = torch.zeros(0, dtype=torch.int64) # Listed levels still to come
         self.replay = LevelReplay(config.replay_size, config.replay_temperature) if config.replay else None
-        if self.listed: self.enter(world or ExactWorld(config, device))
+        # fresh levels come with each round; until then one that is never trained on
+        levels = None if self.listed else unseen_levels(self.distribution, 1)
+        self.enter(world or ExactWorld(config, device, levels))
 
     def enter(self, world:ExactWorld):
         "Be in this world from now on"
@@ -204,9 +205,8 @@ def solve_batch(self:ExactPPO) -> ExactBatch:
 def _note_regret(self:ExactPPO, states, values):
     "Tell the replay what the policy misses on the levels of this world"
     table = self.world.table
-    at_start = torch.isin(states, table.start)
-    best = optimal_return(distances(table.levels), table.rewards[0], self.config.gamma)
-    self.replay.update(torch.as_tensor(table.levels.seeds), torch.as_tensor(best)-values[at_start].cpu())
+    regret = missed_return(table, states, values, self.config.gamma)
+    self.replay.update(torch.as_tensor(table.levels.seeds), torch.as_tensor(regret))
 
 # %% ../../nbs/agents/14_exact_ppo.ipynb #cfa94e69
 def exact_loss(log_probs, old_log_probs, advantages, share, config:ExactPPOConfig):

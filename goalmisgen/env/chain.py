@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['MAX_PLACES', 'LEVELS_PER_BATCH', 'move_probs', 'Endings', 'absorption', 'shortest_path_moves', 'absorption_backwards',
-           'Solver', 'optimal_return']
+           'Solver', 'optimal_return', 'missed_return']
 
 # %% ../../nbs/env/06_chain.ipynb #851a0d0a
 import numpy as np, torch
 from dataclasses import dataclass
 from fastcore.basics import patch
 from ..core import require
+from .levels import distances
 from .table import ACTION_MOVES, MOVES, StateTable, TIMEOUT
 
 # %% ../../nbs/env/06_chain.ipynb #9918ffbc
@@ -201,3 +202,9 @@ def solve(self:Solver,
 def optimal_return(steps, reward:float=10., gamma:float=.999): # steps: float (N,), shortest paths
     "Discounted return of a shortest path to the reward: float64 (N,), 0 where there is no way"
     return np.where(np.isfinite(steps), reward*gamma**(steps-1), 0)
+
+# %% ../../nbs/env/06_chain.ipynb #3351a974
+def missed_return(table:StateTable, states, values, gamma:float=.999): # int64 (B,), float (B,): of all levels
+    "Discounted return that a policy with these values misses from the start of each level: float64 (L,)"
+    at_start = values[torch.isin(states, table.start)].cpu().numpy()
+    return optimal_return(distances(table.levels), table.rewards[0], gamma) - at_start

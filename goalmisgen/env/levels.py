@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TRAIN', 'DUEL', 'SPACE', 'WALL', 'OBJ1', 'OBJ2', 'GLYPHS', 'NUM_TEXTURES', 'world_size', 'MazeSpec', 'Levels',
            'join_levels', 'make_levels', 'draw_level', 'parse_level', 'distances', 'place_of', 'num_places', 'generate',
-           'distinct_levels', 'LevelCensus', 'census', 'find_levels']
+           'distinct_levels', 'LevelCensus', 'has_census', 'census', 'find_levels']
 
 # %% ../../nbs/env/03_levels.ipynb #4f3fe5b5
 import numpy as np
@@ -306,12 +306,15 @@ class LevelCensus:
         return LevelCensus(replace(levels, background=background), prob)
 
 # %% ../../nbs/env/03_levels.ipynb #cefc9a26
+def has_census(spec) -> bool: # Not a mixture of families, whatever these are
+    "Can all levels be listed?"
+    return isinstance(spec, MazeSpec) and spec.size<=5 and not spec.random_size and spec.region is None
+
 @lru_cache
 def census(spec:MazeSpec=TRAIN) -> LevelCensus:
     """All levels of `spec` with exact probabilities. `ValueError` for worlds over 5 cells, random sizes and
     regions, which are too many to walk through"""
-    listed = spec.size<=5 and not spec.random_size and spec.region is None
-    require(listed, 'spec', spec, 'a fixed size of 3 or 5 and no region')
+    require(has_census(spec), 'spec', spec, 'a fixed size of 3 or 5 and no region')
     total = Counter()
     for (walls,opened),prob in wall_layouts(spec.size, spec.dead_ends).items():
         base = np.full(spec.size**2, SPACE, np.uint8)

@@ -13,7 +13,7 @@ from ..agents.training_levels import FIRST_UNSEEN
 from ..core import require
 from ..jobs import Job, run_jobs
 from .agents import AgentFile
-from ..env.chain import Solver, move_probs, optimal_return
+from ..env.chain import Solver, missed_return, move_probs
 from ..env.distributions import CORNERS
 from ..env.levels import OBJ2, distances
 from .exact import ExactResult, evaluate_exact
@@ -26,9 +26,9 @@ def regret_of_moves(table, moves, gamma:float=.999): # `StateTable`; float64 (S,
     "Discounted return that a policy misses, from the start of each level: float64 (L,)"
     every = torch.arange(len(table.levels))
     solver = Solver(table)
-    _, values, _ = solver.solve(every, moves[solver.states(every)], gamma)
-    at_start = torch.isin(solver.states(every), table.start)
-    return optimal_return(distances(table.levels), table.rewards[0], gamma) - values[at_start].numpy()
+    states = solver.states(every)
+    _, values, _ = solver.solve(every, moves[states], gamma)
+    return missed_return(table, states, values, gamma)
 
 # %% ../../nbs/evaluation/27_goals.ipynb #30c49657
 @dataclass(frozen=True, eq=False)
