@@ -1,4 +1,5 @@
-"""What shared frames save, in CPU-seconds (user and system) of one thread, side by side in one process:
+"""What shared and native frames save, in CPU-seconds (user and system) of one thread, side by side in one
+process:
 
     OMP_NUM_THREADS=1 python bench/shared_frames.py [--times 7] [--out bench/shared_frames.csv]
 
@@ -21,25 +22,25 @@ import torch
 
 from goalmisgen.agents.examples import load_example
 from goalmisgen.agents.exact_ppo import ExactPPO, ExactPPOConfig
-from goalmisgen.agents.forward import SHARING_VARIABLE, forward_for
+from goalmisgen.agents.forward import FORWARD_VARIABLE, FORWARDS, forward_for
 from goalmisgen.agents.ppo import PPO, PPOConfig
 from goalmisgen.agents.training import Seeds, metrics_csv
 from goalmisgen.core import write_atomic
 from goalmisgen.evaluation.exact import evaluate_exact
 from goalmisgen.evaluation.questions import Setting
 
+SIDES = FORWARDS[::-1]  # the plain one first
+
 
 def by_side(learner, rendered, work):
     "By side, a function that calls `work` when the learner has that side's forward"
 
-    def run(share):
-        learner.forward = forwards[share]
+    def run(forward):
+        learner.forward = forward
         work()
 
-    forwards = {
-        share: forward_for(learner.policy, rendered, learner.autocast, share) for share in (False, True)
-    }
-    return dict(plain=partial(run, False), shared=partial(run, True))
+    forwards = {kind: forward_for(learner.policy, rendered, learner.autocast, kind) for kind in SIDES}
+    return {kind: partial(run, forward) for kind, forward in forwards.items()}
 
 
 def training(policy):
@@ -70,11 +71,11 @@ def evaluation(name):
     setting = Setting('red line', 'yellow gem')
     policy = load_example(name)
 
-    def work(share):
-        os.environ[SHARING_VARIABLE] = share
+    def work(kind):
+        os.environ[FORWARD_VARIABLE] = kind
         evaluate_exact(policy, setting)
 
-    return dict(plain=partial(work, '0'), shared=partial(work, '1'))
+    return {kind: partial(work, kind) for kind in SIDES}
 
 
 def measure(work, times):

@@ -5,15 +5,16 @@ CPU-second.
 
 The plain side is what published code does: frames are drawn at every step and kept, the network looks at each
 of them, in float32 and NCHW, one minibatch of 8,192 in chunks of 256. The other side is
-`goalmisgen.agents.ppo`, with shared frames and, as `in_full`, without them. Each side has a process of its
-own with one thread: ours in the environment that `goalmisgen.jobs` gives to its workers, which asks the C
-library for large memory pages, the plain one in that of any program; `plain_paged` is the plain one with
-large pages too. All use the same untrained policy (early) and the same trained one (late, and the policies
-kept along the way where the agent's folder has them). A whole iteration of the plain loop takes ten minutes,
-so it is measured on `--steps` of its 256 steps and on `--minibatches` of its 24 minibatches, and multiplied;
-ours is measured on a whole rollout and as many of the same minibatches. A process is warm when the clock
-starts: it has done a gradient step before (ours the same one, the plain one a small one), since what is
-prepared once serves 1,848 of them. The processes take turns, so that other work on the machine slows all.
+`goalmisgen.agents.ppo`: as it is, with native frames; with `shared` frames in PyTorch; and `in_full`, without
+either. Each side has a process of its own with one thread: ours in the environment that `goalmisgen.jobs`
+gives to its workers, which asks the C library for large memory pages, the plain one in that of any program;
+`plain_paged` is the plain one with large pages too. All use the same untrained policy (early) and the same
+trained one (late, and the policies kept along the way where the agent's folder has them). A whole iteration
+of the plain loop takes ten minutes, so it is measured on `--steps` of its 256 steps and on `--minibatches`
+of its 24 minibatches, and multiplied; ours is measured on a whole rollout and as many of the same
+minibatches. A process is warm when the clock starts: it has done a gradient step before (ours the same one,
+the plain one a small one), since what is prepared once serves 1,848 of them. The processes take turns, so
+that other work on the machine slows all.
 """
 
 import argparse
@@ -35,6 +36,7 @@ from goalmisgen.agents.training import Seeds, metrics_csv
 from goalmisgen.core import write_atomic
 
 LARGE_PAGES = dict(GLIBC_TUNABLES='glibc.malloc.hugetlb=1')  # as `jobs` sets it for its workers
+OURS = dict(ours='native', shared='shared', in_full='plain')  # Sides, and the forward of each
 AT = {}  # What a process keeps between two calls
 
 
@@ -109,31 +111,30 @@ def plain_minibatch(batch):
     return step(lambda: gradient(len(batch)))[0]
 
 
+def our_rollout(kind):
+    "CPU-seconds of a rollout"
+    learner = AT['learner']
+    learner.forward = forward_for(learner.policy, learner.env.rendered, learner.autocast, kind)
+    return timed(lambda: learner.play(learner.env))[0]
+
+
 def our_play(minibatches):
-    "CPU-seconds of a rollout, mean length of the episodes it ended, and some minibatches of it"
+    "Mean length of the episodes that a rollout ended, and some minibatches of it"
     learner = AT['learner']
     for _ in range(2):
         learner.play(learner.env)  # environments reach the middle of their episodes
-
-    def play():
-        rollout = learner.play(learner.env)
-        return rollout, learner.batch(rollout)
-
-    seconds, (rollout, batch) = timed(play)
+    rollout = learner.play(learner.env)
+    batch = learner.batch(rollout)
     some = torch.randperm(len(batch), generator=torch.Generator().manual_seed(0)).split(
         len(batch) // learner.config.minibatches
     )
-    return (
-        seconds,
-        float(rollout.lengths[rollout.dones].float().mean()),
-        [batch[i] for i in some[:minibatches]],
-    )
+    return float(rollout.lengths[rollout.dones].float().mean()), [batch[i] for i in some[:minibatches]]
 
 
-def our_minibatch(batch, share):
+def our_minibatch(batch, kind):
     "CPU-seconds of the same gradient step over distinct frames, and how many there were"
     learner = AT['learner']
-    learner.forward = forward_for(learner.policy, learner.env.rendered, learner.autocast, share)
+    learner.forward = forward_for(learner.policy, learner.env.rendered, learner.autocast, kind)
     step(lambda: learner.gradient(batch))  # warm: windows have many sizes, and each is prepared for once
     seconds, (_, num_frames) = step(lambda: learner.gradient(batch))
     return seconds, num_frames
@@ -144,22 +145,23 @@ def measure(sides, weights, config, steps, minibatches):
     ours, plain, paged = sides
     for side in sides:
         side(enter, weights, config, side is not ours)
-    play, length, batches = ours(our_play, minibatches)
+    length, batches = ours(our_play, minibatches)
+    rollout = {name: ours(our_rollout, kind) for name, kind in OURS.items()}
     step_s = {name: side(plain_play, steps) for name, side in (('plain', plain), ('plain_paged', paged))}
-    minibatch_s = dict(ours=[], in_full=[], plain=[], plain_paged=[])
+    minibatch_s = {name: [] for name in (*OURS, 'plain', 'plain_paged')}
     for batch in batches:
         minibatch_s['plain'].append(plain(plain_minibatch, batch))
-        for name, share in (('ours', True), ('in_full', False)):
-            seconds, num_frames = ours(our_minibatch, batch, share)
+        for name, kind in OURS.items():
+            seconds, num_frames = ours(our_minibatch, batch, kind)
             minibatch_s[name].append(seconds)
         minibatch_s['plain_paged'].append(paged(plain_minibatch, batch))
     num_updates = config.epochs * config.minibatches
     mean = {name: sum(seconds) / len(seconds) for name, seconds in minibatch_s.items()}
-    rollout = {name: config.rollout * step_s[name] if name in step_s else play for name in mean}
+    rollout |= {name: config.rollout * seconds for name, seconds in step_s.items()}
     return dict(
         episode_length=length,
         distinct=num_frames / len(batch),
-        ours_rollout_s=play,
+        **{f'{name}_rollout_s': rollout[name] for name in OURS},
         **{f'{name}_step_s': v for name, v in step_s.items()},
         **{f'{name}_minibatch_s': v for name, v in mean.items()},
         **{f'{name}_iteration_s': rollout[name] + num_updates * v for name, v in mean.items()},
@@ -202,11 +204,11 @@ def main():
     total = lambda k: sum(
         (b['env_steps'] - a['env_steps']) / n * (a[k] + b[k]) / 2 for a, b in zip(rows, rows[1:])
     )
-    seconds = {side: total(f'{side}_iteration_s') for side in ('ours', 'in_full', 'plain', 'plain_paged')}
+    seconds = {side: total(f'{side}_iteration_s') for side in (*OURS, 'plain', 'plain_paged')}
     print('whole run:', ', '.join(f'{k} {v / 60:.0f} CPU-minutes' for k, v in seconds.items()))
     print(
-        f"ratio {seconds['plain'] / seconds['ours']:.1f}; ours in full "
-        f"{seconds['plain'] / seconds['in_full']:.1f}; "
+        f"ratio {seconds['plain'] / seconds['ours']:.1f}; with shared frames "
+        f"{seconds['plain'] / seconds['shared']:.1f}; in full {seconds['plain'] / seconds['in_full']:.1f}; "
         f"to the plain loop with large pages {seconds['plain_paged'] / seconds['ours']:.1f}"
     )
     write_atomic(

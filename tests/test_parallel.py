@@ -28,7 +28,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(autouse=True)
 def plain_forward(monkeypatch):
     "The plain loop looks at frames in full here, as the loops on a device do"
-    monkeypatch.setenv('GOALMISGEN_SHARED_FRAMES', '0')
+    monkeypatch.setenv('GOALMISGEN_FORWARD', 'plain')
 
 
 PAPER = PPOConfig(

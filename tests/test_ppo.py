@@ -8,6 +8,7 @@ import sys
 import pytest
 import torch
 
+from goalmisgen.agents.forward import forward_for
 from goalmisgen.agents.impala import load_policy
 from goalmisgen.agents.ppo import PPO, PPOConfig, RewardScale
 from goalmisgen.agents.tracking import tracker
@@ -111,8 +112,11 @@ def plain_iteration(c, policy, optimiser, env, rng, scale, step):
     return int(torch.stack(dones).sum())
 
 
-@pytest.mark.parametrize('background,share', [('black', True), ('textured', True), ('textured', False)])
-def test_equals_a_plain_loop(background, share, monkeypatch):
+@pytest.mark.parametrize(
+    'background,forward',
+    [('black', 'shared'), ('textured', 'shared'), ('textured', 'plain'), ('black', None), ('textured', None)],
+)
+def test_equals_a_plain_loop(background, forward, monkeypatch):
     """Two iterations in float64: distinct frames, what they share, a cache, vectorised estimates and chunks
     change nothing but the order of additions"""
     monkeypatch.setattr('goalmisgen.agents.shared_frames.FRAMES_PER_LEVEL', 0)
@@ -126,7 +130,7 @@ def test_equals_a_plain_loop(background, share, monkeypatch):
         precision='float32',
         lr=2e-3,
     )
-    learner = PPO(c, Seeds(3), share_frames=share)
+    learner = PPO(c, Seeds(3), forward=forward)
     learner.policy.double()
     with torch.no_grad():
         learner.policy.fc_policy.weight *= 30  # opinions, so that ratios and clipping matter
@@ -143,7 +147,7 @@ def test_equals_a_plain_loop(background, share, monkeypatch):
     for k in range(2):
         got = learner.learn()
         ends += plain_iteration(c, plain, optimiser, env, rng, scale, k * 144)
-    assert learner.forward.name == ('shared' if share else 'plain')
+    assert learner.forward.name == (forward or forward_for(learner.policy, learner.env.rendered).name)
     assert got['distinct'] < 0.9 and learner.done and got['clip_fraction'] > 0 and ends > 0
     for (name, a), b, s in zip(
         learner.policy.state_dict().items(), plain.state_dict().values(), start.values()

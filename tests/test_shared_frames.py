@@ -1,4 +1,4 @@
-"Answers and gradients of shared frames, beside those of the plain network, in float64"
+"Answers and gradients of shared and native frames, beside those of the plain network, in float64"
 
 import pytest
 import torch
@@ -6,6 +6,7 @@ import torch
 from goalmisgen.agents.exact_ppo import ExactPPO, ExactPPOConfig
 from goalmisgen.agents.forward import PlainForward, answer_all, forward_for
 from goalmisgen.agents.impala import Policy
+from goalmisgen.agents.native_frames import NativeForward
 from goalmisgen.agents.ppo import PPO, PPOConfig
 from goalmisgen.agents.shared_frames import SIDES, SharedForward, first_maps, is_unmodified, trace_footprints
 from goalmisgen.agents.training import Seeds
@@ -58,7 +59,8 @@ def some_loss(logits, values, weigh):
     return (logits.log_softmax(1) * weigh).sum() + (values**2).sum()
 
 
-def test_answers_and_gradients_are_the_networks_own(world):
+@pytest.mark.parametrize('kind', [SharedForward, NativeForward])
+def test_answers_and_gradients_are_the_networks_own(world, kind):
     rendered, states = world
     policy = lively(3)
     weigh = torch.randn((len(states), 15), generator=torch.Generator().manual_seed(2), dtype=torch.float64)
@@ -66,9 +68,9 @@ def test_answers_and_gradients_are_the_networks_own(world):
     some_loss(*plain, weigh).backward()
     want = [p.grad.clone() for p in policy.parameters()]
     policy.zero_grad()
-    forward = SharedForward(policy, rendered)
+    forward = kind(policy, rendered)
     order = forward.prepare(states)
-    assert forward.shares and sorted(order.tolist()) == list(range(len(states)))
+    assert sorted(order.tolist()) == list(range(len(states)))
     for i in order.split(CHUNK):
         said = forward(states[i])
         for a, b in zip(said, plain):
@@ -155,24 +157,24 @@ def test_rects_hold_footprints(size):
 def test_only_where_it_pays(monkeypatch):
     monkeypatch.setattr('goalmisgen.agents.shared_frames.FRAMES_PER_LEVEL', 2)
     c = dict(num_envs=4, rollout=4, minibatches=1, epochs=1, env_steps=16, precision='float32')
-    learner = PPO(PPOConfig(**c), Seeds(0))
+    learner = PPO(PPOConfig(**c), Seeds(0), forward='shared')
     table, forward = learner.env.table, learner.forward
     crowd, few = (table.level < 10).nonzero()[:, 0], table.start[:50].long()
     for states, shares in ((crowd, True), (few, False), (crowd, True)):
         forward.prepare(states)
         assert forward.shares == shares
     for plain in (
-        PPO(PPOConfig(**c), Seeds(0), share_frames=False),
+        PPO(PPOConfig(**c), Seeds(0), forward='plain'),
         PPO(PPOConfig(**c, num_levels=0), Seeds(0)),
     ):
         assert (
             type(plain.forward) is PlainForward
         )  # as it was asked for; and levels without end have no table
-    monkeypatch.setenv('GOALMISGEN_SHARED_FRAMES', '0')
+    monkeypatch.setenv('GOALMISGEN_FORWARD', 'plain')
     assert type(PPO(PPOConfig(**c), Seeds(0)).forward) is PlainForward
-    assert type(PPO(PPOConfig(**c), Seeds(0), share_frames=True).forward) is SharedForward
-    monkeypatch.setenv('GOALMISGEN_SHARED_FRAMES', 'yes')
-    with pytest.raises(ValueError, match='0 or 1'):
+    assert type(PPO(PPOConfig(**c), Seeds(0), forward='shared').forward) is SharedForward
+    monkeypatch.setenv('GOALMISGEN_FORWARD', 'yes')
+    with pytest.raises(ValueError, match='native, shared, plain'):
         PPO(PPOConfig(**c), Seeds(0))
 
 
@@ -190,14 +192,14 @@ def test_states_of_other_levels_are_refused(world):
 
 def test_exact_ppo_sees_the_same_either_way():
     config = ExactPPOConfig(levels_per_solve=8, precision='float32')
-    shared, plain = (ExactPPO(config, Seeds(0), share_frames=share) for share in (True, False))
+    shared, native, plain = (ExactPPO(config, Seeds(0), forward=kind) for kind in ('shared', None, 'plain'))
     states = shared.world.solver.states(torch.arange(8))
-    for learner in (shared, plain):
+    for learner in (shared, native, plain):
         learner.policy.double()
-    assert (
-        torch.allclose(shared.logits_no_grad(states), plain.logits_no_grad(states), rtol=0, atol=1e-12)
-        and len(states) > 200
-    )
+    want = plain.logits_no_grad(states)
+    assert len(states) > 200
+    for learner in (shared, native):
+        assert torch.allclose(learner.logits_no_grad(states), want, rtol=0, atol=1e-12)
 
 
 class Half(torch.nn.Module):
@@ -231,8 +233,8 @@ def parametrised(p):
 
 @pytest.mark.parametrize('change', [hooked, hooked_before, hooked_late, exchanged, overridden, parametrised])
 def test_a_changed_network_is_looked_at_as_it_is(world, change):
-    """Windows have their own way through the first half: what somebody hooks in there, exchanges or overrides
-    must count"""
+    """Windows and compiled code have their own way through the network: what somebody hooks in there,
+    exchanges or overrides must count"""
     rendered, states = world
     policy = lively(3)
     forward = forward_for(policy, rendered)

@@ -84,11 +84,11 @@ class ExactPPO(Learner, config=ExactPPOConfig):
 
     def __init__(self, config:ExactPPOConfig, seeds:Seeds=Seeds(), device='cpu',
         world:ExactWorld|None=None, # Of listed levels; learners of one config on one device may share it
-        share_frames:bool|None=None): # as `forward_for`'s `share`
+        forward:str|None=None): # as `forward_for`'s `kind`
         super().__init__(config, seeds, device)
         self.distribution = training_distribution(config)
         self.listed = can_list(self.distribution, config.num_levels)
-        self.share_frames = share_frames
+        self.forward_kind = forward
         self.order_rng = torch.Generator().manual_seed(2*seeds.of('levels'))
         self.state_rng = torch.Generator().manual_seed(2*seeds.of('sampling')+1)
         self.order = torch.zeros(0, dtype=torch.int64) # Listed levels still to come
@@ -100,7 +100,7 @@ class ExactPPO(Learner, config=ExactPPOConfig):
     def enter(self, world:ExactWorld):
         "Be in this world from now on"
         self.world = world
-        self.forward = forward_for(self.policy, world.rendered, self.autocast, self.share_frames)
+        self.forward = forward_for(self.policy, world.rendered, self.autocast, self.forward_kind)
         self.machine = dict(network=self.forward.name)
 
     @property

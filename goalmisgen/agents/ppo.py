@@ -122,14 +122,15 @@ class PPO(Learner, config=PPOConfig):
     columns = ('env_steps', 'updates', 'policy_loss', 'value_loss')
 
     def __init__(self, config:PPOConfig, seeds:Seeds=Seeds(), device='cpu',
-                 share_frames:bool|None=None): # as `forward_for`'s `share`
+                 forward:str|None=None): # as `forward_for`'s `kind`
         super().__init__(config, seeds, device)
         self.env = self._new_env(config.num_levels, seeds.of('levels'))
         self.validation_env = self._new_env(0, seeds.of('levels')+2**31) if config.validation else None
         self.rng = torch.Generator().manual_seed(2*seeds.of('sampling')+1)
         self.env_steps = 0 # Environment steps so far
         self.reward_scale = RewardScale(config.num_envs, config.reward_norm_gamma, config.reward_clip)
-        self.forward = self._new_forward(share_frames)
+        self.forward_kind = forward
+        self.forward = self.forward_on(self.env)
         self.machine = dict(network=self.forward.name)
 
     def _new_env(self, num_levels, seed):
@@ -137,10 +138,10 @@ class PPO(Learner, config=PPOConfig):
         return MazeEnv(c.num_envs, training_distribution(c), c.background, num_levels, seed=seed,
                        device=self.device, objects=(c.goal,))
 
-    def _new_forward(self, share):
+    def forward_on(self, env):
         "Where levels cannot be listed, frames have no table that a forward could make use of"
-        if self.env.num_ids is None: return PlainForward(self.policy, self.env.draw, self.autocast)
-        return forward_for(self.policy, self.env.rendered, self.autocast, share)
+        if env.num_ids is None: return PlainForward(self.policy, env.draw, self.autocast)
+        return forward_for(self.policy, env.rendered, self.autocast, self.forward_kind)
 
 # %% ../../nbs/agents/14_ppo.ipynb #550660ee
 @patch(as_prop=True)
@@ -160,13 +161,20 @@ GPU_QUERY_ALL_LIMIT = 10_000 # Frames a GPU is asked about all at once: cheaper 
 class RolloutCache:
     "A policy's answers during one rollout, each frame looked at once"
     def __init__(self, learner:'PPO', env:MazeEnv):
-        self.forward = PlainForward(learner.policy, env.draw, learner.autocast)
+        self.forward = self._forward(learner, env)
         self.num_frames = 0 # Frames the network has looked at
         dtype = learner.policy.fc_value.weight.dtype
         self.known = torch.full((env.num_ids or 0, NUM_ACTIONS+1), float('nan'), device=env.device,
                                 dtype=dtype)
         self.complete = env.device.type=='cuda' and 0<len(self.known)<=GPU_QUERY_ALL_LIMIT
         if self.complete: self.known = self._ask(torch.arange(len(self.known), device=env.device))
+
+    def _forward(self, learner, env):
+        "A forward that is good at few frames, with the policy as it is"
+        forward = learner.forward if env is learner.env else learner.forward_on(env)
+        if not forward.takes_few: return PlainForward(learner.policy, env.draw, learner.autocast)
+        forward.prepare(env.ids[:0])
+        return forward
 
     @torch.no_grad()
     def _ask(self, ids):

@@ -335,6 +335,7 @@ class SharedForward:
     """Answers of a network on a CPU for states of some levels,
     where what the frames of a level share is seen once"""
     name = 'shared' # As manifests call it
+    takes_few = False # Windows pay for many frames at a time
 
     def __init__(self, policy, rendered:RenderedLevels, autocast=None): # as `forward_for`
         self.policy, self.rendered = policy, rendered

@@ -279,7 +279,7 @@ def train_agent(config, seeds:Seeds, folder, # Where the agent's files go
                 report=lambda updates,metrics: None, # Called after each round
                 stop=lambda: False, # Asked after each round; True saves a checkpoint and returns
                 device='cpu', # Torch device
-                **options # Of the learner's class, such as `share_frames`
+                **options # Of the learner's class, such as `forward`
                 ) -> bool:
     """Train one agent, or go on with it; True when it is finished.
     `ValueError` if `folder` holds another run; `FloatingPointError` if training diverges, with the

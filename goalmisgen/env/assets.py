@@ -53,13 +53,13 @@ def all_assets() -> Path:
                             'pip install procgen-mirror (Python 3.11, 3.12) or procgen (before)')
 
 # %% ../../nbs/env/01_assets.ipynb #c86820f4
-def cache_dir() -> Path:
-    "This user's folder for pictures. It need not exist"
+def cache_dir(name:str='assets') -> Path:
+    "This user's folder for pictures, or for something else that can be made again. It need not exist"
     home = Path(os.path.expanduser('~'))
     if sys.platform=='win32': base = Path(os.environ.get('LOCALAPPDATA') or home/'AppData'/'Local')
     elif sys.platform=='darwin': base = home/'Library'/'Caches'
     else: base = Path(os.environ.get('XDG_CACHE_HOME') or home/'.cache')
-    return base/'goalmisgen'/'assets'
+    return base/'goalmisgen'/name
 
 # %% ../../nbs/env/01_assets.ipynb #9cba4230
 FETCH_COMMAND = 'goalmisgen pictures'

@@ -10,7 +10,7 @@ import torch
 from fastcore.basics import patch
 from functools import cache
 from torch import nn
-from ..agents.forward import sharing_wanted
+from ..agents.forward import named_forward
 from ..agents.shared_frames import SharedForward
 from ..env.rendered import RenderedLevels
 from ..evaluation.policies import load_agent
@@ -63,7 +63,7 @@ def comes_after_sharing(edits) -> bool: # As `as_edits` takes them
 def _may_share(policy):
     "May this `EditedPolicy` be asked by shared frames?"
     on_cpu = policy.unedited.fc_value.weight.device.type=='cpu'
-    return on_cpu and sharing_wanted() and comes_after_sharing(policy.edits)
+    return on_cpu and named_forward()!='plain' and comes_after_sharing(policy.edits)
 
 # %% ../../nbs/interp/73_edited_agents.ipynb #aa60f3a2
 def _by_shared_frames(policy, rendered):
