@@ -342,8 +342,7 @@ class SharedForward:
         self.plain = PlainForward(policy, rendered.frames, autocast)
         self.autocast, self.device = self.plain.autocast, self.plain.device
         self.mouse = trace_footprints(rendered.renderer.mouse_spots())
-        # The first level that looks the same as each level does, int64 (L,), when first needed
-        self.first_alike = None
+        self.first_alike = None # as of `rendered`, when first needed
         self._forget()
 
     def _forget(self):
