@@ -7,12 +7,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from scipy.stats import binomtest, f_oneway, ks_2samp, pearsonr, t, ttest_ind
 from sklearn.linear_model import Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from goalmisgen.agents.impala import Policy
+from goalmisgen.agents.training_levels import FIRST_UNSEEN
 from goalmisgen.analysis.prediction import paired, predict_preferences
 from goalmisgen.analysis.scores import shipped_scores
 from goalmisgen.analysis.preferences import (
@@ -26,6 +28,7 @@ from goalmisgen.analysis.preferences import (
 from goalmisgen.analysis.scatter import scatter
 from goalmisgen.analysis.regression import pairs
 from goalmisgen.analysis.seeds import lean, main_effects, seed_grid, seed_table
+from goalmisgen.evaluation.goals import evaluate_goals
 from goalmisgen.evaluation.questions import Setting
 from goalmisgen.evaluation.intervals import (
     correlation_of,
@@ -39,7 +42,8 @@ from goalmisgen.evaluation.tables import load_table
 
 pytestmark = pytest.mark.slow
 
-README = ' '.join((Path(__file__).parents[1] / 'README.md').read_text(encoding='utf-8').split())
+ROOT = Path(__file__).parents[1]
+README = ' '.join((ROOT / 'README.md').read_text(encoding='utf-8').split())
 BLACK = 'exact-yellow-line-black'
 PAIR = Setting('red line', 'yellow gem')
 
@@ -151,11 +155,7 @@ def test_which_seed_decides_and_where_the_lean_holds():
         )
     )
     textured = preference('exact-yellow-line-textured', 'green line', 'red line', 'textured')
-    table = (
-        pd.read_csv(Path(__file__).parents[1] / 'bench/alignments.csv')
-        .query("background == 'textured'")
-        .set_index('seed')
-    )
+    table = pd.read_csv(ROOT / 'bench/alignments.csv').query("background == 'textured'").set_index('seed')
     leans = (table.green - table.red)[textured.index]
     for n in (0, 11, 29):
         assert lean(Policy(n), background='textured') == pytest.approx(leans[n], abs=1e-5)
@@ -182,6 +182,54 @@ def test_what_textures_did():
 
 
 # Estimates
+
+
+def test_cheese_outside_its_corner():
+    table = pd.read_csv(ROOT / 'goalmisgen' / 'data' / 'goals' / 'corner-agents.csv')
+    shifted = table[table['shift'] == 'shifted'].set_index('background')
+    black, textured = shifted.loc['black'], shifted.loc['textured']
+    assert len(black) == 3 and len(shifted) == 4 and table.trained_levels.nunique() == 1
+    says('worlds of 15 by 15, are asked on 500 levels that they never saw')
+    says(f'reach it in {black.p_goal.min():.2f} to {black.p_goal.max():.2f} of episodes')
+    says(f'the one on textures in {textured.p_goal:.2f}')
+    alone = black.proxy_alone
+    says(f'those on black less ({alone.min():.2f} to {alone.max():.2f})')
+    says(f'the one on textures more ({textured.proxy_alone:.2f})')
+
+
+def test_a_random_mouse_goes_to_the_corner():
+    "The yardstick of the sentence above: actions drawn evenly, on the levels that its agents were asked on"
+    evenly = lambda frames: torch.full((len(frames), 15), 1 / 15)
+    unseen = range(FIRST_UNSEEN, FIRST_UNSEEN + 500)
+    mouse = evaluate_goals(evenly, 'cheese', world='15x15, dead ends, random size', levels=unseen)
+    says(f'than it draws a mouse that walks at random ({mouse.summary()["proxy_alone"]:.2f})')
+
+
+def test_what_is_wanted_can_be_subtracted():
+    table = pd.read_csv(
+        ROOT / 'goalmisgen' / 'data' / 'interp' / 'goal-vectors-summary.csv',
+        keep_default_na=False,
+        na_values=['nan', ''],
+    )
+    own = table[(table.vector == 'cheese') & (table.coeff == -1) & (table.mazes == 53)]
+    medians = own.pivot_table(index='agent', columns='measure', values='median').loc[
+        ['textured 0', 'black 0', 'black 1']
+    ]
+    words = [[f'{v:.2f}' for v in medians[c]] for c in ('cheese_before', 'cheese')]
+    before, after = (f'{a}, {b} and {c}' for a, b, c in words)
+    says(f'over 53 mazes the median probability of turning to the cheese falls from {before} to {after}')
+    edits = pd.read_csv(
+        ROOT / 'goalmisgen' / 'data' / 'interp' / 'one_vector.csv', keep_default_na=False
+    ).assign(preference=lambda t: t.p1 / (t.p1 + t.p2))
+    plain = edits[edits.direction == 'none'].set_index('agent').preference
+    at = edits[(edits.layer == 'embedder.block2.res2') & (edits.place == 'local') & (edits.coeff == 2)]
+    change = at.assign(change=at.preference - at.agent.map(plain)).set_index('agent')
+    own = change[change.direction == 'colour'].change
+    assert len(own) == 6 and (own > 0).all()
+    says(f'in six agents of six, by {own.min():.2f} to {own.max():.2f}')
+    random = change[change.direction.str.startswith('random')].change
+    assert len(random) == 12 and (random < own.reindex(random.index)).all()
+    says('random vectors of the same length do less in twelve comparisons of twelve')
 
 
 def test_estimates_are_those_of_the_formulas():
