@@ -10,7 +10,7 @@ import torch
 from dataclasses import dataclass, replace
 from fastcore.basics import patch
 from typing import Annotated
-from .forward import answer_all, forward_for
+from .forward import PlainForward, answer_all, forward_for
 from .replay import LevelReplay
 from .training import PRECISIONS, Learner, Seeds
 from .training_levels import MAX_LISTED_LEVELS, can_list, draw_level_seeds, settle_levels
@@ -101,6 +101,9 @@ class ExactPPO(Learner, config=ExactPPOConfig):
         "Be in this world from now on"
         self.world = world
         self.forward = forward_for(self.policy, world.rendered, self.autocast, self.forward_kind)
+        few = self.forward.takes_few
+        self.gradient_forward = self.forward if few else PlainForward(self.policy, world.rendered.frames,
+                                                                      self.autocast)
         self.machine = dict(network=self.forward.name)
 
     @property
@@ -117,12 +120,13 @@ class ExactPPO(Learner, config=ExactPPOConfig):
 @patch
 def logits(self:ExactPPO, states):
     "Action logits (B, 15) in these states int64 (B,), in training precision and with a gradient"
-    with self.autocast(): return self.policy(self.world.rendered.frames(states))[0]
+    self.gradient_forward.prepare(states)
+    return self.gradient_forward(states)[0]
 
 # %% ../../nbs/agents/14_exact_ppo.ipynb #4d74c65b
 @patch
 def logits_no_grad(self:ExactPPO, states):
-    "The same of many states, without a gradient, by the quickest [forward](11_forward.ipynb) there is"
+    "The same of many states, without a gradient"
     return answer_all(self.forward, states)[0]
 
 # %% ../../nbs/agents/14_exact_ppo.ipynb #0976dc96
@@ -233,6 +237,7 @@ def improve(self:ExactPPO, batch:ExactBatch) -> dict:
     loss, metrics = exact_loss(log_probs, batch.log_probs[i], batch.advantages[i], count/c.batch_size, c)
     self.optimiser.zero_grad(set_to_none=True)
     loss.backward()
+    self.gradient_forward.flush()
     grad_norm = self.descend()
     return {name: float(v.detach()) for name, v in dict(loss=loss, **metrics, grad_norm=grad_norm).items()}
 

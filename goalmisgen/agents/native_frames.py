@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['DTYPES', 'MOST_BYTES', 'bits_for', 'why_not', 'pack', 'convolutions', 'NativeNetwork', 'lazy_zeros', 'SeenLevels',
-           'NativeForward']
+           'NativeForward', 'pad_rows']
 
 # %% ../../nbs/agents/18_native_frames.ipynb #0b87bf1a
 import ctypes, math, numpy as np, torch, weakref
 from fastcore.basics import patch
+from torch.nn import functional as F
 from .shared_frames import SharedForward, is_unmodified, trace_footprints
 from ..env.rendered import RenderedLevels
 from ..native.backward_in_c import NETWORK_IN_C
@@ -238,14 +239,21 @@ def _features(self:NativeForward, ids):
                                              for p in c.parameters())
     return _Features.apply(self.anchor, self, *given) if learns else self.look(*given)
 
+# %% ../../nbs/agents/18_native_frames.ipynb #4c0fc801
+def pad_rows(x, least:int=16):
+    "`x` (B, C) with rows of zeros up to a power of two, at least `least`"
+    rows = max(least, 1<<(len(x)-1).bit_length()) if len(x) else least
+    return F.pad(x, (0, 0, 0, rows-len(x)))
+
 # %% ../../nbs/agents/18_native_frames.ipynb #1411ea9a
 @patch
 def __call__(self:NativeForward, ids):
     "Action logits (B, 15) and values (B,) of states int64 (B,), with the weights of the last `prepare`"
     if self.network is None: return self.shared(ids)
-    features = self._features(ids)
+    features = pad_rows(self._features(ids))
     embedder = self.policy.embedder
-    with self.autocast(): return self.policy.answers(embedder.relufc(embedder.fc(features)))
+    with self.autocast(): logits, values = self.policy.answers(embedder.relufc(embedder.fc(features)))
+    return logits[:len(ids)], values[:len(ids)]
 
 # %% ../../nbs/agents/18_native_frames.ipynb #b5bdd7fc
 @patch

@@ -72,9 +72,10 @@ def _compile(source, bits, flags, folder, key):
     return path
 
 @cache
-def load_c(source:str, bits:int, flags:tuple=FLAGS) -> ctypes.CDLL:
-    "The functions of a text in C, in which `BITS` is defined. `NoCompiler` if that cannot be done"
-    try: return ctypes.CDLL(str(compile_c(source, bits, flags)))
+def load_c(source:str, bits:int, flags:tuple=FLAGS) -> ctypes.PyDLL:
+    """The functions of a text in C, in which `BITS` is defined. No other Python thread runs while one of them
+    does. `NoCompiler` if that cannot be done"""
+    try: return ctypes.PyDLL(str(compile_c(source, bits, flags)))
     except OSError as e: raise NoCompiler(str(e)) from e
 
 # %% ../../nbs/native/14_compiler.ipynb #3ed72b80
