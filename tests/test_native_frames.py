@@ -269,3 +269,56 @@ def test_the_same_bytes_in_another_process(tmp_path):
         subprocess.run([sys.executable, '-c', program.format(folder=folder)], check=True, env=environment)
     a, b = ((tmp_path / n / 'model.safetensors').read_bytes() for n in ('a', 'b'))
     assert a == b
+
+
+SANITISED = """
+import sys
+import torch
+import goalmisgen.agents.native_frames as native_frames
+from goalmisgen.agents.impala import Policy
+from goalmisgen.env.levels import MazeSpec, generate
+from goalmisgen.env.rendered import render_levels
+
+one_block = '#define TAKE(field, count) n->field = (void *)(base + size);'
+assert one_block in native_frames.NETWORK_IN_C
+apart = '#define TAKE(field, count) if (base) n->field = calloc((count), sizeof(*n->field));'
+native_frames.NETWORK_IN_C = native_frames.NETWORK_IN_C.replace(one_block, apart)
+guards = ('-fsanitize=address,undefined', '-fno-sanitize=alignment')
+flags = ('-O1', '-march=native', '-fPIC', '-shared', *guards)
+half = lambda: torch.autocast('cpu', torch.bfloat16)
+for size, scale in ((5, 1), (25, 1), (3, 4)):
+    rendered = render_levels(generate(MazeSpec(size=size), range(3)), 'yellow line')
+    for autocast in (None, half):
+        policy = Policy(0, scale)
+        if native_frames.why_not(policy, autocast or torch.no_grad, flags):
+            continue
+        forward = native_frames.NativeForward(policy, rendered, autocast, flags)
+        states = torch.arange(len(rendered.table))[:: max(1, len(rendered.table) // 20)]
+        logits, values = forward(states[forward.prepare(states)])
+        (logits.sum() + values.sum()).backward()
+        forward.flush()
+print('all of it')
+"""
+
+
+@pytest.mark.slow
+def test_nothing_is_read_or_written_beyond_its_room(tmp_path):
+    "The network in C under the compiler's own guards, each piece of its memory by itself"
+    found = [
+        subprocess.run(
+            ['cc', f'-print-file-name=lib{name}.so'], capture_output=True, text=True
+        ).stdout.strip()
+        for name in ('asan', 'ubsan')
+    ]
+    if not all(os.path.isabs(path) for path in found):
+        pytest.skip('the compiler here has no sanitisers')
+    environment = dict(
+        os.environ,
+        LD_PRELOAD=' '.join(found),
+        ASAN_OPTIONS='detect_leaks=0',
+        UBSAN_OPTIONS='halt_on_error=1',
+        XDG_CACHE_HOME=str(tmp_path),
+        OMP_NUM_THREADS='1',
+    )
+    run = subprocess.run([sys.executable, '-c', SANITISED], capture_output=True, text=True, env=environment)
+    assert run.returncode == 0 and run.stdout.strip() == 'all of it', run.stderr[-3000:]
