@@ -165,13 +165,15 @@ def test_levels_are_forgotten_when_there_are_too_many(rendered, states, weigh, w
     policy = lively().double()
     forward = native(policy, rendered)
     forward.prepare(states)
-    forward.seen.most = 3
+    forward.seen.most = 12
     policy.zero_grad()
     for i in forward.prepare(states).split(9):
         loss(*forward(states[i]), weigh[i].double()).backward()
-        assert forward.seen.count <= 12
+        assert forward.seen.count <= 12 < len(rendered.table.level[states].unique())
     forward.flush()
     assert far(torch.cat([p.grad.flatten() for p in policy.parameters()]), want[1]) < 1e-12
+    assert all(far(a, b) < 1e-12 for a, b in zip(answer_all(forward, states), want[0]))
+    forward.seen.most = 3  # fewer than one call needs
     assert all(far(a, b) < 1e-12 for a, b in zip(answer_all(forward, states), want[0]))
 
 
@@ -206,6 +208,23 @@ def test_other_numbers_go_another_way(rendered, states):
     assert bits_for(policy, forward.autocast) is None
     assert far(answer_all(forward, states)[0], before.double()) < 0.1
     assert forward.network is None
+
+
+def test_networks_of_others_are_looked_at_as_they_are(rendered, states):
+    class Other(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = torch.nn.Linear(3, 16)
+
+        def forward(self, frames):
+            out = self.layer(frames.float().mean((1, 2)))
+            return out[:, :15], out[:, 15]
+
+    other = Other()
+    forward = forward_for(other, rendered)
+    assert torch.allclose(answer_all(forward, states)[0], other(rendered.frames(states))[0])
+    with pytest.raises(ValueError, match='not as this package builds it'):
+        forward_for(other, rendered, kind='native')
 
 
 def test_without_a_compiler(rendered, monkeypatch, tmp_path):

@@ -29,6 +29,7 @@ def bits_for(policy, autocast) -> int|None:
 # %% ../../nbs/agents/18_native_frames.ipynb #1aeab84d
 def why_not(policy, autocast, flags:tuple=FLAGS) -> str:
     "Why this network cannot be looked at by compiled code; empty if it can"
+    if not is_unmodified(policy): return 'a network that is not as this package builds it'
     bits = bits_for(policy, autocast)
     if bits is None: return 'a network of other numbers than float64, float32 and bfloat16'
     try: load_c(NETWORK_IN_C, bits, flags)
@@ -103,7 +104,7 @@ def give_grads(self:NativeNetwork, convs):
     self.learned = False
 
 # %% ../../nbs/agents/18_native_frames.ipynb #5f235e9a
-MOST_BYTES = 2**30 # Of maps of levels, beyond what one call needs
+MOST_BYTES = 3*2**30 # Of maps of levels, beyond what one call needs
 
 def lazy_zeros(shape:tuple, dtype):
     "Zeros that take memory where they are written, from the beginning of a cache line on"
@@ -122,10 +123,10 @@ class SeenLevels:
         self.most = max(1, MOST_BYTES//(network.level_size*network.dtype.itemsize))
         self._make_room(min(num_levels, self.most))
 
-    def forget(self):
-        "As if none had been seen"
-        self.row.fill_(-1)
-        self.count = 0
+    def forget(self, since:int=0):
+        "As if the rows from `since` on had not been seen"
+        self.row[self.row>=since] = -1
+        self.count = min(self.count, since)
 
 # %% ../../nbs/agents/18_native_frames.ipynb #bcd92d22
 @patch
@@ -204,8 +205,7 @@ def _enter(self:NativeForward, bits):
 @patch
 def prepare(self:NativeForward, ids):
     "Take the weights as they are; the order int64 (B,) in which these states are best asked about"
-    native = is_unmodified(self.policy) and not why_not(self.policy, self.autocast, self.flags)
-    if not native:
+    if why_not(self.policy, self.autocast, self.flags):
         self.network = None
         return self.shared.prepare(ids)
     self._enter(bits_for(self.policy, self.autocast))
@@ -218,12 +218,12 @@ def _rows(self:NativeForward, ids):
     "Row of each state's level among those that were seen, int64 (B,), after seeing those that are new"
     level = self.first_alike[self.rendered.table.level[ids]]
     wanted = level.unique()
-    new = wanted[self.seen.row[wanted]<0]
-    if self.seen.count+len(new)>self.seen.most and not self.waiting:
+    seen = self.seen
+    if seen.count+int((seen.row[wanted]<0).sum())>seen.most and not self.waiting:
         self._finish()
-        self.seen.forget()
-        new = wanted
-    if len(new): self.seen.see(new, self.rendered.scenes)
+        seen.forget(max(0, seen.most-len(wanted)))
+    new = wanted[seen.row[wanted]<0]
+    if len(new): seen.see(new, self.rendered.scenes)
     return self.seen.row[level]
 
 # %% ../../nbs/agents/18_native_frames.ipynb #53b115cb
