@@ -21,6 +21,8 @@ TABLES = { # Name: what was asked of whom, and the command that asks it again
                               'goalmisgen study ppo, then B'),
     'ppo-h200-yellow-line-black': ('yellow line on black, the paper\'s PPO at its full five million steps, '
                                    '80 agents side by side on one H200', 'E'),
+    'ppo-white-line-black': ('white line on black, the paper\'s PPO at its full five million steps, 3 agents',
+                             'F'),
     'ppo-training': ('the same agents at six moments of their training', 'goalmisgen study ppo, then C'),
     'exact-seed-grid': ('yellow line on black, exact-advantage PPO: the three seeds varied one by one',
                         'see "A real grid" in analysis.seeds')}
