@@ -31,7 +31,8 @@ PARTS = dict(
     ),
 )
 LOOK_UP = ['glossary.ipynb', '46_gallery.ipynb']  # The reference opens with these
-SECTIONS = dict(env='Environment', interp='Looking inside', native='Compiled code')  # Other folders are called by their names
+# Other folders are called by their names
+SECTIONS = dict(env='Environment', interp='Looking inside', native='Compiled code')
 FIRST, LAST = (
     'Foundations',
     'Programs',
