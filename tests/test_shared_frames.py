@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from networks import lively, some_loss
 
 from goalmisgen.agents.exact_ppo import ExactPPO, ExactPPOConfig
 from goalmisgen.agents.forward import PlainForward, answer_all, forward_for
@@ -44,25 +45,10 @@ def world(request):
     return rendered, torch.randperm(len(rendered.table), generator=torch.Generator().manual_seed(1))[:100]
 
 
-def lively(seed):
-    "A policy whose every weight matters, in float64"
-    policy = Policy(seed).double()
-    with torch.no_grad():
-        policy.fc_policy.weight *= 50
-        for name, p in policy.named_parameters():
-            if name.endswith('bias'):
-                p.normal_(0, 0.1, generator=torch.Generator().manual_seed(len(name)))
-    return policy
-
-
-def some_loss(logits, values, weigh):
-    return (logits.log_softmax(1) * weigh).sum() + (values**2).sum()
-
-
 @pytest.mark.parametrize('kind', [SharedForward, NativeForward])
 def test_answers_and_gradients_are_the_networks_own(world, kind):
     rendered, states = world
-    policy = lively(3)
+    policy = lively(3).double()
     weigh = torch.randn((len(states), 15), generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     plain = policy(rendered.frames(states))
     some_loss(*plain, weigh).backward()
@@ -91,7 +77,7 @@ def test_a_map_that_a_window_needs_is_needed(world):
     rendered, states = world
     if len(rendered.table.level[states].unique()) == 1:
         pytest.skip('one level cannot be taken for another')
-    policy = lively(3)
+    policy = lively(3).double()
     forward = SharedForward(policy, rendered)
     forward.prepare(states)
     right = forward(states)[0]
@@ -107,7 +93,7 @@ def test_a_map_that_a_window_needs_is_needed(world):
 def test_footprints_hold_whatever_a_pixel_can_reach():
     "Every pixel of a picture, changed alone: what it reaches in random maps, and no row or column more"
     policy, spots = (
-        lively(0),
+        lively(0).double(),
         torch.tensor([[y, y, x, x] for y in (0, 1, 7, 30, 31, 62, 63) for x in range(0, 64, 9)]),
     )
     p, rng = trace_footprints(spots), torch.Generator().manual_seed(0)
@@ -184,7 +170,7 @@ def test_states_of_other_levels_are_refused(world):
     others = (level != level[states[0]]).nonzero()[:, 0]
     if not len(others):
         pytest.skip('there is no other level')
-    forward = SharedForward(lively(3), rendered)
+    forward = SharedForward(lively(3).double(), rendered)
     forward.prepare(states[:1])
     with pytest.raises(ValueError, match='prepared'):
         forward(others)
@@ -236,7 +222,7 @@ def test_a_changed_network_is_looked_at_as_it_is(world, change):
     """Windows and compiled code have their own way through the network: what somebody hooks in there,
     exchanges or overrides must count"""
     rendered, states = world
-    policy = lively(3)
+    policy = lively(3).double()
     forward = forward_for(policy, rendered)
     before = answer_all(forward, states)[0]
     change(policy)
